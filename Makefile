@@ -1,0 +1,73 @@
+# `make help` lists what can be done here. Every target installs what it needs first.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help install demo up test bars bench lint proto proto-check proto-accept lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Install the locked dependencies into .venv
+
+$(STAMP): pyproject.toml locks/bootstrap.lock locks/dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { echo "This Python has no venv support; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/bootstrap.lock
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes locks/dev.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP) ## Start everything in a fresh directory and replay real advertising events
+	@$(RUN) mrm demo
+
+up: $(STAMP) ## Start the engines and the server, keeping data in .mrm
+	@$(RUN) mrm up
+
+test: lint proto-check ## Everything that must pass: lint, types, layers, contract, then the tests
+	@$(RUN) pytest
+
+bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
+	@$(RUN) MRM_BARS=full pytest -m bar_a
+	@$(RUN) python -m benchmarks
+
+bench: $(STAMP) ## Measure, each figure against a floor of the same run; writes benchmarks/results.json
+	@$(RUN) python -m benchmarks
+
+lint: $(STAMP) ## ruff, mypy --strict, import-linter, buf lint and format
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+	@$(RUN) python tools/third_party_protos.py
+	@$(RUN) buf lint
+	@$(RUN) buf format --diff --exit-code
+
+proto: $(STAMP) ## Regenerate generated/ from protos/
+	@$(RUN) python tools/third_party_protos.py
+	@$(RUN) buf format --write
+	@$(RUN) buf generate
+
+proto-check: $(STAMP) ## The contract breaks nobody, and generated/ is what protos/ says
+	@$(RUN) python tools/third_party_protos.py
+	@$(RUN) buf build --output .mypy_cache/contract.binpb
+	@$(RUN) buf breaking .mypy_cache/contract.binpb --against protos/baseline.binpb --exclude-imports
+	@$(RUN) python tools/check_generated.py
+
+proto-accept: $(STAMP) ## Make the present contract the baseline that later ones must not break
+	@$(RUN) python tools/third_party_protos.py
+	@$(RUN) buf build --output protos/baseline.binpb
+
+lock: $(STAMP) ## Resolve the dependencies anew
+	@for kind in "dev --all-extras" "server --extra=server"; do set -- $$kind; \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	    --upgrade $$2 pyproject.toml --output-file locks/$$1.lock; done
+
+clean: ## Remove what was installed and generated outside git
+	@rm -rf $(VENV) third_party .mypy_cache .ruff_cache .pytest_cache .hypothesis

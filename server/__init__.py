@@ -1,0 +1,1 @@
+"""The MRM data service: everything that knows gRPC or the business."""

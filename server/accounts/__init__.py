@@ -1,0 +1,1 @@
+"""People, sessions, service credentials and clients."""

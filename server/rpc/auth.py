@@ -1,0 +1,180 @@
+"""Turns the credentials of a call into a principal and counts the call against its limit.
+
+A session and its limit are one round trip to Redis, made on every call, so that a revoked session is dead at once. API
+keys live in PostgreSQL and keep working while Redis is down, then without limits.
+"""
+
+import hashlib
+import math
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from storage.errors import StoreUnavailable
+from storage.postgres import api_keys
+from storage.postgres.database import Database
+from storage.redis.limits import LimitState, RateLimiter
+from storage.redis.sessions import SessionStore
+from storage.scope import Scope
+
+from server.accounts.permissions import ROLE_PERMISSIONS
+from server.rpc.call import Principal
+from server.rpc.errors import ResourceExhausted, Unauthenticated
+from server.settings import AuthSettings
+
+SESSION_PREFIX = "mrms_"
+KEY_PREFIX = "mrmk_"
+# Characters of a key that are stored in clear, to recognise it by.
+KEY_PREFIX_LENGTH = len(KEY_PREFIX) + 6
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A caller who may go on, and what is left of their limit."""
+
+    principal: Principal
+    limit: int
+    remaining: int
+    reset_seconds: int
+
+
+def new_secret(prefix: str) -> str:
+    """A fresh secret of 256 random bits."""
+    return prefix + secrets.token_urlsafe(32)
+
+
+def digest(secret: str) -> str:
+    """What is stored of a secret: enough to recognise it, useless to whoever reads it."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Authenticator:
+    """Knows callers by session or API key.
+
+    Args:
+        sessions: Where sessions live.
+        limiter: Counts calls of API keys; sessions are counted together with their lookup.
+        database: Where API keys live.
+        settings: Limits per rate class.
+    """
+
+    def __init__(
+        self, sessions: SessionStore, limiter: RateLimiter, database: Database, settings: AuthSettings
+    ) -> None:
+        self._sessions = sessions
+        self._limiter = limiter
+        self._database = database
+        self._limits: Mapping[str, int] = {
+            "LIGHT": settings.limit_light,
+            "HEAVY": settings.limit_heavy,
+            "INGEST": settings.limit_ingest,
+            "STREAM": settings.limit_stream,
+        }
+
+    async def admit(self, authorization: str, endpoint: str, rate_class: str) -> Admission:
+        """Admits one call.
+
+        Args:
+            authorization: Value of the metadata key of this name.
+            endpoint: Full name of the RPC.
+            rate_class: Limit class of the RPC.
+
+        Raises:
+            Unauthenticated: No credentials, or none that work.
+            ResourceExhausted: The caller's limit for this RPC is used up.
+            storage.errors.StoreUnavailable: Sessions cannot be checked now.
+        """
+        scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise Unauthenticated(
+                "send your session token or API key as `authorization: Bearer <token>`", reason="CREDENTIALS_MISSING"
+            )
+        limit = self._limits[rate_class]
+        if secret.startswith(SESSION_PREFIX):
+            return await self._session(digest(secret), endpoint, limit)
+        if secret.startswith(KEY_PREFIX):
+            return await self._api_key(digest(secret), endpoint, limit)
+        raise _invalid()
+
+    async def _session(self, credential: str, endpoint: str, limit: int) -> Admission:
+        found = await self._sessions.authorize(credential, endpoint, limit)
+        if found.session is None:
+            raise _invalid()
+        session = found.session
+        _refuse_if_limited(found.limit)
+        principal = Principal(
+            kind="user",
+            principal_id=session.user_id,
+            permissions=ROLE_PERMISSIONS.get(session.role, frozenset()),
+            scope=Scope(everything=session.role == "admin", user_id=session.user_id),
+            credential=credential,
+            role=session.role,
+        )
+        return _admission(principal, found.limit)
+
+    async def _api_key(self, credential: str, endpoint: str, limit: int) -> Admission:
+        key = await api_keys.by_hash(self._database, bytes.fromhex(credential))
+        if key is None:
+            raise _invalid()
+        await api_keys.touch_last_used(self._database, key)
+        principal = Principal(
+            kind="api_key",
+            principal_id=key.id,
+            permissions=frozenset(key.permissions),
+            scope=Scope(everything=key.all_clients, client_ids=tuple(key.client_ids)),
+            credential=credential,
+            expire_time=key.expires_at.timestamp() if key.expires_at else None,
+        )
+        try:
+            state = await self._limiter.hit(str(key.id), endpoint, limit)
+        except StoreUnavailable:
+            return Admission(principal, limit, limit, 0)
+        _refuse_if_limited(state)
+        return _admission(principal, state)
+
+    async def alive(self, principals: list[Principal]) -> set[str]:
+        """Credentials among these that still work. While Redis is down no session can be seen to have ended."""
+        sessions = [p.credential for p in principals if p.kind == "user"]
+        keys = [p for p in principals if p.kind == "api_key"]
+        now = time.time()
+        alive: set[str] = set()
+        if keys:
+            active = await api_keys.active_ids(self._database, [p.principal_id for p in keys if p.principal_id])
+            alive |= {
+                p.credential
+                for p in keys
+                if p.principal_id in active and (p.expire_time is None or p.expire_time > now)
+            }
+        try:
+            alive |= await self._sessions.alive(sessions) if sessions else set()
+        except StoreUnavailable:
+            alive |= set(sessions)
+        return alive
+
+
+def _admission(principal: Principal, state: LimitState) -> Admission:
+    return Admission(principal, state.limit, state.remaining, math.ceil(state.reset_seconds))
+
+
+def _refuse_if_limited(state: LimitState) -> None:
+    if not state.allowed:
+        raise ResourceExhausted(
+            "too many calls, slow down",
+            retry_after=state.retry_after,
+            metadata={
+                "limit": str(state.limit),
+                "remaining": str(state.remaining),
+                "reset": str(math.ceil(state.reset_seconds)),
+            },
+        )
+
+
+def _invalid() -> Unauthenticated:
+    return Unauthenticated("the session or API key is unknown, expired or revoked", reason="CREDENTIALS_INVALID")
+
+
+def as_uuid(value: str) -> UUID | None:
+    """The UUID in a text that validation let through, None for an empty one."""
+    return UUID(value) if value else None

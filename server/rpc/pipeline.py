@@ -1,0 +1,419 @@
+"""One composed handler per RPC: what every call passes through, in this order.
+
+context -> errors -> deadline -> credentials and rate limit -> right -> validation -> idempotency and transaction -> method
+
+Nested interceptors would cost several coroutines per call; here each method's steps are fixed once, at registration.
+"""
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_status import rpc_status
+from storage import deadline as store_deadline
+from storage.postgres import audit, idempotency
+from storage.postgres.database import Database, Transaction
+from uuid_utils.compat import UUID, uuid7
+
+from server.rpc import logs
+from server.rpc.auth import Admission, Authenticator
+from server.rpc.call import ANONYMOUS, AuditEntry, AuditRecorder, Call, Mutation, Principal, StreamCall
+from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, PermissionDenied, Unavailable
+from server.rpc.policy import Policy, read_policy
+from server.rpc.status import code_of, to_domain, to_status
+from server.rpc.streams import StreamRegistry
+from server.rpc.validation import validate
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Deserializer = Callable[[bytes], Any]
+
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
+
+
+class Malformed:
+    """Stands for request bytes that are no message; the call is then refused like any other, through the error path."""
+
+
+MALFORMED = Malformed()
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Everything about an RPC that is known at registration."""
+
+    name: str
+    full_name: str
+    endpoint: str
+    policy: Policy
+    run: Callable[..., Awaitable[Any]]
+    request_class: type[Message]
+    response_class: type[Message]
+    secret_fields: tuple[str, ...]
+
+
+class Pipeline:
+    """Registers services so that each call passes through every step.
+
+    Args:
+        authenticator: Turns credentials into a principal and counts the call against its limit.
+        database: Where mutations run, with their idempotency and audit records.
+        streams: Open streams, ended when their credentials end or the server drains.
+    """
+
+    def __init__(self, authenticator: Authenticator, database: Database, streams: StreamRegistry) -> None:
+        self._authenticator = authenticator
+        self._database = database
+        self._streams = streams
+        self._log = logs.get("rpc")
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Waits until no handler runs. grpc's own `stop` does not wait for Python's `finally` blocks."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def register(
+        self,
+        server: grpc.aio.Server,
+        service: ServiceDescriptor,
+        servicer: object,
+        deserializers: Mapping[str, Deserializer] | None = None,
+    ) -> None:
+        """Adds a service to the server.
+
+        Args:
+            server: The server, not started yet.
+            service: The service's descriptor.
+            servicer: Object with one coroutine method per RPC.
+            deserializers: RPC name to a function that replaces the request type's own parsing; such requests are
+                validated by their method.
+
+        Raises:
+            PolicyMissing: An RPC declares no policy.
+            AttributeError: An RPC is not implemented.
+        """
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for descriptor in service.methods:
+            method = _method(descriptor, servicer)
+            custom = (deserializers or {}).get(descriptor.name)
+            handlers[descriptor.name] = self._handler(descriptor, method, custom)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+
+    def _handler(
+        self, descriptor: MethodDescriptor, method: Method, custom: Deserializer | None
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        parse = _tolerant(custom or method.request_class.FromString)
+        serialize = _serialize_stream if descriptor.server_streaming else method.response_class.SerializeToString
+        if descriptor.client_streaming and descriptor.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._bidi(method), parse, serialize)  # type: ignore[arg-type]
+        if descriptor.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._server_stream(method), parse, serialize)  # type: ignore[arg-type]
+        if descriptor.client_streaming:
+            raise NotImplementedError(f"{method.full_name}: no RPC of this contract streams requests only")
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, custom is None), parse, serialize)  # type: ignore[arg-type]
+
+    def _unary(self, method: Method, checked: bool) -> Callable[[Any, Context], Awaitable[Any]]:
+        limit = method.policy.deadline or 0.0
+
+        async def handle(request: Any, context: Context) -> Any:
+            trace = self._enter(method, context)
+            try:
+                left = context.time_remaining()
+                budget = limit if left is None else min(limit, left)
+                async with asyncio.timeout(budget):
+                    store_deadline.set_deadline(asyncio.get_running_loop().time() + budget)
+                    principal = await self._admit(method, context, trace)
+                    if request is MALFORMED:
+                        raise InvalidRequest(f"not a {method.request_class.DESCRIPTOR.name}", reason="MALFORMED_REQUEST")
+                    if checked:
+                        validate(request)
+                    if method.policy.idempotency == "REQUEST_ID":
+                        return await self._mutate(method, request, principal, trace)
+                    return await method.run(request, Call(method.full_name, trace.request_id, principal, trace.peer))
+            except TimeoutError:
+                await self._abort(context, trace, DeadlineExceeded("the call took longer than its deadline"))
+            except Exception as error:
+                await self._abort(context, trace, to_domain(error), error)
+            except asyncio.CancelledError:
+                await self._cancelled(context, trace)
+            finally:
+                self._leave(trace)
+
+        return handle
+
+    def _server_stream(self, method: Method) -> Callable[[Any, Context], Awaitable[None]]:
+        async def handle(request: Any, context: Context) -> None:
+            async def run(principal: Principal, trace: "Trace") -> None:
+                if request is MALFORMED:
+                    raise InvalidRequest(f"not a {method.request_class.DESCRIPTOR.name}", reason="MALFORMED_REQUEST")
+                validate(request)
+                await method.run(request, self._stream_call(method, context, principal, trace, _nothing()))
+
+            await self._run_stream(method, context, run)
+
+        return handle
+
+    def _bidi(self, method: Method) -> Callable[[AsyncIterator[Any], Context], Awaitable[None]]:
+        async def handle(requests: AsyncIterator[Any], context: Context) -> None:
+            async def run(principal: Principal, trace: "Trace") -> None:
+                await method.run(self._stream_call(method, context, principal, trace, _well_formed(requests, method)))
+
+            await self._run_stream(method, context, run)
+
+        return handle
+
+    async def _run_stream(
+        self, method: Method, context: Context, run: Callable[[Principal, "Trace"], Awaitable[None]]
+    ) -> None:
+        trace = self._enter(method, context)
+        try:
+            if self._streams.draining.is_set():
+                raise Unavailable("the server shuts down, connect again", reason="SHUTTING_DOWN", retry_after=0.5)
+            principal = await self._admit(method, context, trace)
+            with self._streams.guard(principal) as guard:
+                try:
+                    await run(principal, trace)
+                except asyncio.CancelledError:
+                    guard.raise_if_ended()
+                    raise
+        except Exception as error:
+            await self._abort(context, trace, to_domain(error), error)
+        except asyncio.CancelledError:
+            await self._cancelled(context, trace)
+        finally:
+            self._leave(trace)
+
+    def _stream_call(
+        self, method: Method, context: Context, principal: Principal, trace: "Trace", requests: AsyncIterator[Any]
+    ) -> StreamCall[Any, Any]:
+        return StreamCall(
+            method.full_name,
+            trace.request_id,
+            principal,
+            trace.peer,
+            requests=requests,
+            write=context.write,
+            draining=self._streams.draining,
+        )
+
+    async def _admit(self, method: Method, context: Context, trace: "Trace") -> Principal:
+        """Credentials, rate limit, right: all that is decided before the request is looked at."""
+        if method.policy.permission == "PUBLIC":
+            context.set_trailing_metadata((("x-request-id", trace.request_id),))
+            return ANONYMOUS
+        try:
+            admission = await self._authenticator.admit(trace.authorization, method.endpoint, method.policy.rate_class)
+        except DomainError as error:
+            context.set_trailing_metadata((("x-request-id", trace.request_id), *_limit_metadata(error)))
+            raise
+        trace.principal = admission.principal
+        context.set_trailing_metadata(_trailer(trace.request_id, admission))
+        needed = method.policy.permission
+        if needed != "AUTHENTICATED" and needed not in admission.principal.permissions:
+            raise PermissionDenied(f"this needs the permission {needed}", metadata={"permission": needed})
+        return admission.principal
+
+    async def _mutate(self, method: Method, request: Any, principal: Principal, trace: "Trace") -> Any:
+        """Runs a mutation: its changes, audit records and stored reply commit together or not at all."""
+        key = UUID(request.request_id) if request.request_id else None
+        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest() if key else b""
+        actor = principal.principal_id
+        assert actor is not None, "mutations are never public"
+
+        async def attempt(tx: Transaction) -> Any:
+            if key:
+                stored = await idempotency.claim(tx, actor, method.full_name, key, digest)
+                if stored is not None:
+                    return method.response_class.FromString(stored)
+            call = Mutation(
+                method.full_name,
+                trace.request_id,
+                principal,
+                trace.peer,
+                tx=tx,
+                record=_recorder(tx, principal, method.full_name, trace.request_id),
+            )
+            response = await method.run(request, call)
+            if key:
+                await idempotency.store(tx, actor, method.full_name, key, _without_secrets(response, method))
+            return response
+
+        return await self._database.run(method.name, attempt)
+
+    def _enter(self, method: Method, context: Context) -> "Trace":
+        self._running += 1
+        self._idle.clear()
+        authorization = given_id = ""
+        for name, value in context.invocation_metadata() or ():
+            if name == "authorization":
+                authorization = value if isinstance(value, str) else ""
+            elif name == "x-request-id" and isinstance(value, str) and _REQUEST_ID.match(value):
+                given_id = value
+        trace = Trace(method, given_id or uuid7().hex, authorization, context.peer())
+        logs.bind_request(trace.request_id)
+        return trace
+
+    def _leave(self, trace: "Trace") -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+        logs.access(
+            method=trace.method.full_name,
+            code=trace.code,
+            reason=trace.reason,
+            ms=round((time.perf_counter() - trace.started) * 1000, 2),
+            request_id=trace.request_id,
+            principal=str(trace.principal.principal_id or ""),
+            peer=trace.peer,
+        )
+
+    async def _abort(
+        self, context: Context, trace: "Trace", error: DomainError, cause: Exception | None = None
+    ) -> None:
+        trace.code, trace.reason = error.code, error.reason
+        if error.code == "INTERNAL":
+            self._log.error("call_failed", method=trace.method.full_name, request_id=trace.request_id, exc_info=cause)
+        # abort raises an Exception by which grpc recognises an ended call; nothing may run or catch after it.
+        await context.abort_with_status(rpc_status.to_status(to_status(error, trace.request_id)))
+
+    async def _cancelled(self, context: Context, trace: "Trace") -> None:
+        """The caller went away, or something inside the handler was cancelled on its own.
+
+        grpc sends no status for the latter, and the caller would wait for its deadline.
+        """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            trace.code = "CANCELLED"
+            raise asyncio.CancelledError
+        await self._abort(context, trace, Unavailable("the call was interrupted, try again", retry_after=0.5))
+
+
+class Trace:
+    """What is known of one running call."""
+
+    __slots__ = ("authorization", "code", "method", "peer", "principal", "reason", "request_id", "started")
+
+    def __init__(self, method: Method, request_id: str, authorization: str, peer: str) -> None:
+        self.method = method
+        self.request_id = request_id
+        self.authorization = authorization
+        self.peer = peer
+        self.principal = ANONYMOUS
+        self.code = "OK"
+        self.reason = ""
+        self.started = time.perf_counter()
+
+
+def _method(descriptor: MethodDescriptor, servicer: object) -> Method:
+    response_class = GetMessageClass(descriptor.output_type)
+    return Method(
+        name=descriptor.name,
+        full_name=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
+        endpoint=f"{descriptor.containing_service.full_name}/{descriptor.name}",
+        policy=read_policy(descriptor),
+        run=getattr(servicer, descriptor.name),
+        request_class=GetMessageClass(descriptor.input_type),
+        response_class=response_class,
+        secret_fields=tuple(field.name for field in descriptor.output_type.fields if _is_secret(field)),
+    )
+
+
+def _is_secret(field: FieldDescriptor) -> bool:
+    return bool(field.GetOptions().debug_redact)
+
+
+def _without_secrets(response: Message, method: Method) -> bytes:
+    """The reply as it is stored for replays: secrets are shown once and kept nowhere."""
+    if not method.secret_fields:
+        return response.SerializeToString()
+    public = method.response_class()
+    public.CopyFrom(response)
+    for name in method.secret_fields:
+        public.ClearField(name)
+    return public.SerializeToString()
+
+
+def _recorder(tx: Transaction, principal: Principal, method: str, request_id: str) -> AuditRecorder:
+    async def record(entry: AuditEntry) -> None:
+        await audit.append(
+            tx,
+            actor_kind=principal.kind,
+            actor_id=principal.principal_id,
+            method=method,
+            request_id=request_id,
+            client_id=entry.client_id,
+            project_id=entry.project_id,
+            resource_type=entry.resource_type,
+            resource_id=entry.resource_id,
+            action=entry.action,
+            diff=audit_diff(entry.before, entry.after),
+        )
+
+    return record
+
+
+def audit_diff(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that differ, each as ``{"before": ..., "after": ...}``."""
+    old = before or {}
+    return {
+        name: {"before": old.get(name), "after": after.get(name)}
+        for name in sorted(old.keys() | after.keys())
+        if old.get(name) != after.get(name)
+    }
+
+
+def _trailer(request_id: str, admission: Admission) -> tuple[tuple[str, str], ...]:
+    return (
+        ("x-request-id", request_id),
+        ("ratelimit-limit", str(admission.limit)),
+        ("ratelimit-remaining", str(admission.remaining)),
+        ("ratelimit-reset", str(admission.reset_seconds)),
+    )
+
+
+def _limit_metadata(error: DomainError) -> tuple[tuple[str, str], ...]:
+    if error.reason != "RATE_LIMITED":
+        return ()
+    return tuple((f"ratelimit-{name}", error.metadata[name]) for name in ("limit", "remaining", "reset"))
+
+
+def _tolerant(parse: Deserializer) -> Deserializer:
+    """A parser that never raises: grpc would answer UNKNOWN with the exception's text."""
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except (DecodeError, ValueError):
+            return MALFORMED
+
+    return tolerant
+
+
+def _serialize_stream(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield
+
+
+async def _well_formed(requests: AsyncIterator[Any], method: Method) -> AsyncIterator[Any]:
+    async for request in requests:
+        if request is MALFORMED:
+            raise InvalidRequest(f"not a {method.request_class.DESCRIPTOR.name}", reason="MALFORMED_REQUEST")
+        yield request

@@ -1,0 +1,117 @@
+"""Typed settings: one class per concern, read from the environment.
+
+Every value has the variable ``MRM_<SECTION>__<NAME>``, for instance ``MRM_POSTGRES__DSN``. `mrm serve --help` and the
+README list them. Secrets are masked in every representation.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PositiveSeconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class GrpcSettings(BaseModel):
+    """The listening side."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(50051, ge=0, le=65535, description="Port to listen on; 0 picks a free one")
+    reflection: bool = Field(True, description="Whether grpcurl may list services")
+    tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; plaintext if unset")
+    tls_key: Path | None = Field(None, description="PEM file with the private key")
+    drain_seconds: PositiveSeconds = Field(15.0, description="Longest wait for running calls at shutdown")
+    reuse_port: bool = Field(False, description="Share the port with other server processes (SO_REUSEPORT)")
+
+
+class PostgresSettings(BaseModel):
+    """PostgreSQL, the truth for entities."""
+
+    dsn: SecretStr = Field(SecretStr("postgresql://localhost/mrm"), description="Connection URL")
+    pool_min: int = Field(2, ge=1, le=100, description="Connections kept open")
+    pool_max: int = Field(10, ge=1, le=200, description="Most connections")
+    statement_cache_size: int = Field(200, ge=0, le=10000, description="0 behind PgBouncer in transaction mode")
+
+
+class ClickHouseSettings(BaseModel):
+    """ClickHouse, the truth for measurements."""
+
+    dsn: SecretStr = Field(SecretStr("http://default@localhost:8123/mrm"), description="HTTP URL with user and database")
+    connections: int = Field(32, ge=4, le=500, description="Most connections")
+    fsync_after_insert: bool = Field(False, description="Survive power loss, not only process death; slower")
+
+
+class RedisSettings(BaseModel):
+    """Redis: sessions, limits and queues (durable), cache (volatile)."""
+
+    durable_dsn: SecretStr = Field(SecretStr("redis://localhost:6379/0"), description="Server with noeviction")
+    volatile_dsn: SecretStr | None = Field(None, description="Server for the cache; the durable one if unset")
+
+
+class AuthSettings(BaseModel):
+    """Sessions and call limits."""
+
+    session_ttl: timedelta = Field(timedelta(hours=24), description="Life of a session")
+    token_key: SecretStr | None = Field(
+        None, description="Key that authenticates page and resume tokens; kept in PostgreSQL if unset"
+    )
+    limit_login: int = Field(20, ge=1, description="Sign-in attempts an hour per peer address and e-mail")
+    limit_light: int = Field(3600, ge=1, description="Light calls an hour per caller and RPC")
+    limit_heavy: int = Field(600, ge=1, description="Heavy calls an hour per caller and RPC")
+    limit_ingest: int = Field(36000, ge=1, description="IngestEvents calls an hour per caller")
+    limit_stream: int = Field(3600, ge=1, description="Streams opened an hour per caller and RPC")
+
+
+class IngestSettings(BaseModel):
+    """Event ingest."""
+
+    max_event_age: timedelta = Field(timedelta(days=365), description="Older events are put into quarantine")
+    max_event_future: timedelta = Field(timedelta(minutes=10), description="Later events are put into quarantine")
+    inserts_in_flight: int = Field(4, ge=1, le=64, description="Inserts at the same time")
+    queue_bytes: int = Field(64 * 2**20, ge=2**20, description="Batches waiting for an insert, in bytes of all streams")
+    stream_batches: int = Field(4, ge=1, le=64, description="Unacknowledged batches of one stream before reading pauses")
+    insert_timeout: PositiveSeconds = Field(30.0, description="Longest single insert")
+
+
+class MetricsSettings(BaseModel):
+    """The aggregator that turns events into figures, and the relay that feeds it campaigns."""
+
+    tick: PositiveSeconds = Field(0.2, description="Pause between two looks for dirty slices")
+    lease_ttl: PositiveSeconds = Field(5.0, description="After this long without a sign the next process takes over")
+    mark_overlap: timedelta = Field(timedelta(seconds=90), description="Longest insert plus replica lag plus clock skew")
+    sweep_interval: PositiveSeconds = Field(300.0, description="Pause between two searches for lost marks")
+    sweep_window: timedelta = Field(timedelta(hours=6), description="How far back the sweep looks, by ingest time")
+    max_threads: int = Field(2, ge=1, le=64, description="Threads of the engine that a rebuild may use")
+
+
+class WatchSettings(BaseModel):
+    """Live streams."""
+
+    tick: PositiveSeconds = Field(0.25, description="Shortest pause between two messages to one watcher")
+    poll: PositiveSeconds = Field(2.0, description="Look for changes this often even without a signal")
+    recheck: PositiveSeconds = Field(0.5, description="How often the rights behind open streams are checked again")
+    write_timeout: PositiveSeconds = Field(30.0, description="A reader that takes nothing for this long is cut off")
+
+
+class LoggingSettings(BaseModel):
+    """Logs, one JSON object a line on standard error."""
+
+    level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity")
+
+
+class Settings(BaseSettings):
+    """All settings of a server process."""
+
+    model_config = SettingsConfigDict(env_prefix="MRM_", env_nested_delimiter="__", extra="ignore")
+
+    grpc: GrpcSettings = GrpcSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+    redis: RedisSettings = RedisSettings()
+    auth: AuthSettings = AuthSettings()
+    ingest: IngestSettings = IngestSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    watch: WatchSettings = WatchSettings()
+    logging: LoggingSettings = LoggingSettings()

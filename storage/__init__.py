@@ -1,0 +1,1 @@
+"""Everything that knows a database. Knows neither gRPC nor the protos."""
