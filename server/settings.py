@@ -38,7 +38,9 @@ class PostgresSettings(BaseModel):
 class ClickHouseSettings(BaseModel):
     """ClickHouse, the truth for measurements."""
 
-    dsn: SecretStr = Field(SecretStr("http://default@localhost:8123/mrm"), description="HTTP URL with user and database")
+    dsn: SecretStr = Field(
+        SecretStr("http://default@localhost:8123/mrm"), description="HTTP URL with user and database"
+    )
     connections: int = Field(32, ge=4, le=500, description="Most connections")
     fsync_after_insert: bool = Field(False, description="Survive power loss, not only process death; slower")
 
@@ -71,7 +73,9 @@ class IngestSettings(BaseModel):
     max_event_future: timedelta = Field(timedelta(minutes=10), description="Later events are put into quarantine")
     inserts_in_flight: int = Field(4, ge=1, le=64, description="Inserts at the same time")
     queue_bytes: int = Field(64 * 2**20, ge=2**20, description="Batches waiting for an insert, in bytes of all streams")
-    stream_batches: int = Field(4, ge=1, le=64, description="Unacknowledged batches of one stream before reading pauses")
+    stream_batches: int = Field(
+        4, ge=1, le=64, description="Unacknowledged batches of one stream before reading pauses"
+    )
     insert_timeout: PositiveSeconds = Field(30.0, description="Longest single insert")
 
 
@@ -80,7 +84,9 @@ class MetricsSettings(BaseModel):
 
     tick: PositiveSeconds = Field(0.2, description="Pause between two looks for dirty slices")
     lease_ttl: PositiveSeconds = Field(5.0, description="After this long without a sign the next process takes over")
-    mark_overlap: timedelta = Field(timedelta(seconds=90), description="Longest insert plus replica lag plus clock skew")
+    mark_overlap: timedelta = Field(
+        timedelta(seconds=90), description="Longest insert plus replica lag plus clock skew"
+    )
     sweep_interval: PositiveSeconds = Field(300.0, description="Pause between two searches for lost marks")
     sweep_window: timedelta = Field(timedelta(hours=6), description="How far back the sweep looks, by ingest time")
     max_threads: int = Field(2, ge=1, le=64, description="Threads of the engine that a rebuild may use")

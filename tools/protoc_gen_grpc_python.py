@@ -23,9 +23,7 @@ def generate(request: plugin_pb2.CodeGeneratorRequest) -> plugin_pb2.CodeGenerat
         out.mkdir()
         descriptors.write_bytes(descriptor_pb2.FileDescriptorSet(file=request.proto_file).SerializeToString())
         options = [f"--grpc_python_opt={request.parameter}"] if request.parameter else []
-        if protoc.main(
-            ["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}", *options, *wanted]
-        ):
+        if protoc.main(["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}", *options, *wanted]):
             response.error = "the grpc_python generator failed"
             return response
         for path in sorted(out.rglob("*_pb2_grpc.py")):

@@ -1,7 +1,6 @@
 """Which rights each role carries, as data (requirements §12.1). Tenant scope is decided apart, in SQL."""
 
 from mrm.common.v1 import options_pb2
-
 from server.rpc.policy import permission_name
 
 _READ = frozenset({"CLIENTS_READ", "PROJECTS_READ", "CAMPAIGNS_READ", "STATISTICS_READ"})

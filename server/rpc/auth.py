@@ -10,19 +10,17 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from uuid import UUID
-
-from storage.errors import StoreUnavailable
-from storage.postgres import api_keys
-from storage.postgres.database import Database
-from storage.redis.limits import LimitState, RateLimiter
-from storage.redis.sessions import SessionStore
-from storage.scope import Scope
 
 from server.accounts.permissions import ROLE_PERMISSIONS
 from server.rpc.call import Principal
 from server.rpc.errors import ResourceExhausted, Unauthenticated
 from server.settings import AuthSettings
+from storage.errors import StoreUnavailable
+from storage.postgres import api_keys
+from storage.postgres.database import Database
+from storage.redis.limits import RateLimiter, RateState
+from storage.redis.sessions import SessionStore
+from storage.scope import Scope
 
 SESSION_PREFIX = "mrms_"
 KEY_PREFIX = "mrmk_"
@@ -100,10 +98,10 @@ class Authenticator:
 
     async def _session(self, credential: str, endpoint: str, limit: int) -> Admission:
         found = await self._sessions.authorize(credential, endpoint, limit)
-        if found.session is None:
+        session, rate = found.session, found.rate
+        if session is None or rate is None:
             raise _invalid()
-        session = found.session
-        _refuse_if_limited(found.limit)
+        refuse_if_limited(rate)
         principal = Principal(
             kind="user",
             principal_id=session.user_id,
@@ -111,8 +109,9 @@ class Authenticator:
             scope=Scope(everything=session.role == "admin", user_id=session.user_id),
             credential=credential,
             role=session.role,
+            expire_time=session.expire_time,
         )
-        return _admission(principal, found.limit)
+        return _admission(principal, rate)
 
     async def _api_key(self, credential: str, endpoint: str, limit: int) -> Admission:
         key = await api_keys.by_hash(self._database, bytes.fromhex(credential))
@@ -131,7 +130,7 @@ class Authenticator:
             state = await self._limiter.hit(str(key.id), endpoint, limit)
         except StoreUnavailable:
             return Admission(principal, limit, limit, 0)
-        _refuse_if_limited(state)
+        refuse_if_limited(state)
         return _admission(principal, state)
 
     async def alive(self, principals: list[Principal]) -> set[str]:
@@ -148,17 +147,18 @@ class Authenticator:
                 if p.principal_id in active and (p.expire_time is None or p.expire_time > now)
             }
         try:
-            alive |= await self._sessions.alive(sessions) if sessions else set()
+            alive |= await self._sessions.exists_many(sessions) if sessions else set()
         except StoreUnavailable:
             alive |= set(sessions)
         return alive
 
 
-def _admission(principal: Principal, state: LimitState) -> Admission:
+def _admission(principal: Principal, state: RateState) -> Admission:
     return Admission(principal, state.limit, state.remaining, math.ceil(state.reset_seconds))
 
 
-def _refuse_if_limited(state: LimitState) -> None:
+def refuse_if_limited(state: RateState) -> None:
+    """Raises ResourceExhausted, with all a caller needs to wait the right time."""
     if not state.allowed:
         raise ResourceExhausted(
             "too many calls, slow down",
@@ -173,8 +173,3 @@ def _refuse_if_limited(state: LimitState) -> None:
 
 def _invalid() -> Unauthenticated:
     return Unauthenticated("the session or API key is unknown, expired or revoked", reason="CREDENTIALS_INVALID")
-
-
-def as_uuid(value: str) -> UUID | None:
-    """The UUID in a text that validation let through, None for an empty one."""
-    return UUID(value) if value else None

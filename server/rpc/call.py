@@ -1,10 +1,12 @@
 """What a servicer method receives beside its request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from uuid import UUID
+
+from google.protobuf.message import Message
 
 from storage.postgres.database import Transaction
 from storage.scope import Scope
@@ -101,8 +103,8 @@ class AuditEntry:
         resource_id: Its id.
         client_id: Tenant of the resource, if it has one.
         project_id: Project of the resource, if it has one.
-        before: Public fields before; None on creation.
-        after: Public fields after.
+        before: The resource as callers saw it before; None on creation.
+        after: The resource as callers see it now.
     """
 
     action: str
@@ -110,5 +112,5 @@ class AuditEntry:
     resource_id: UUID
     client_id: UUID | None
     project_id: UUID | None
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any]
+    before: Message | None
+    after: Message

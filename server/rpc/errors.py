@@ -62,9 +62,10 @@ class InvalidRequest(DomainError):
     reason = "INVALID_FIELDS"
 
     @classmethod
-    def field(cls, field: str, reason: str, description: str) -> "InvalidRequest":
-        """An error about one field."""
-        return cls(f"{field}: {description}", violations=[Violation(field, reason, description)])
+    def field(cls, field: str, reason: str, description: str, *, error_reason: str | None = None) -> "InvalidRequest":
+        """An error about one field; `error_reason` names another entry of the catalogue than INVALID_FIELDS."""
+        violation = Violation(field, reason, description)
+        return cls(f"{field}: {description}", reason=error_reason, violations=[violation])
 
 
 class Unauthenticated(DomainError):

@@ -57,7 +57,9 @@ def configure(level: str) -> None:
         logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True)
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True
+    )
     # grpc logs each stream that a client drops as an error with a traceback; the access log has it already.
     logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
 
@@ -74,7 +76,7 @@ def bind_request(request_id: str) -> None:
 
 
 def access(**facts: str | float) -> None:
-    """Writes the one line that every call leaves. It skips the processors: it is on the path of each call and has no secrets."""
+    """Writes the one line that every call leaves, past the processors: it is on the path of each call, without secrets."""
     facts["event"] = "call"
     facts["timestamp"] = time.time()
     sys.stderr.buffer.write(orjson.dumps(facts) + b"\n")

@@ -1,6 +1,6 @@
 """One composed handler per RPC: what every call passes through, in this order.
 
-context -> errors -> deadline -> credentials and rate limit -> right -> validation -> idempotency and transaction -> method
+context -> errors -> deadline -> credentials and rate limit -> right -> validation -> idempotency, transaction -> method
 
 Nested interceptors would cost several coroutines per call; here each method's steps are fixed once, at registration.
 """
@@ -9,18 +9,16 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
-from storage import deadline as store_deadline
-from storage.postgres import audit, idempotency
-from storage.postgres.database import Database, Transaction
 from uuid_utils.compat import UUID, uuid7
 
 from server.rpc import logs
@@ -28,11 +26,15 @@ from server.rpc.auth import Admission, Authenticator
 from server.rpc.call import ANONYMOUS, AuditEntry, AuditRecorder, Call, Mutation, Principal, StreamCall
 from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, PermissionDenied, Unavailable
 from server.rpc.policy import Policy, read_policy
-from server.rpc.status import code_of, to_domain, to_status
+from server.rpc.status import to_domain, to_status
 from server.rpc.streams import StreamRegistry
 from server.rpc.validation import validate
+from storage import deadline as store_deadline
+from storage.postgres import audit, idempotency
+from storage.postgres.database import Database, Transaction
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Deserializer = Callable[[bytes], Any]
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
@@ -90,7 +92,7 @@ class Pipeline:
         self,
         server: grpc.aio.Server,
         service: ServiceDescriptor,
-        servicer: object,
+        servicers: Sequence[object],
         deserializers: Mapping[str, Deserializer] | None = None,
     ) -> None:
         """Adds a service to the server.
@@ -98,33 +100,33 @@ class Pipeline:
         Args:
             server: The server, not started yet.
             service: The service's descriptor.
-            servicer: Object with one coroutine method per RPC.
+            servicers: Objects that together have one coroutine method per RPC.
             deserializers: RPC name to a function that replaces the request type's own parsing; such requests are
                 validated by their method.
 
         Raises:
             PolicyMissing: An RPC declares no policy.
-            AttributeError: An RPC is not implemented.
+            NotImplementedError: An RPC has no method.
         """
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        handlers: dict[str, Handler] = {}
         for descriptor in service.methods:
-            method = _method(descriptor, servicer)
+            method = _method(descriptor, servicers)
             custom = (deserializers or {}).get(descriptor.name)
             handlers[descriptor.name] = self._handler(descriptor, method, custom)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
     def _handler(
         self, descriptor: MethodDescriptor, method: Method, custom: Deserializer | None
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Handler:
         parse = _tolerant(custom or method.request_class.FromString)
         serialize = _serialize_stream if descriptor.server_streaming else method.response_class.SerializeToString
         if descriptor.client_streaming and descriptor.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._bidi(method), parse, serialize)  # type: ignore[arg-type]
+            return grpc.stream_stream_rpc_method_handler(self._bidi(method), parse, serialize)
         if descriptor.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._server_stream(method), parse, serialize)  # type: ignore[arg-type]
+            return grpc.unary_stream_rpc_method_handler(self._server_stream(method), parse, serialize)
         if descriptor.client_streaming:
             raise NotImplementedError(f"{method.full_name}: no RPC of this contract streams requests only")
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, custom is None), parse, serialize)  # type: ignore[arg-type]
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, custom is None), parse, serialize)
 
     def _unary(self, method: Method, checked: bool) -> Callable[[Any, Context], Awaitable[Any]]:
         limit = method.policy.deadline or 0.0
@@ -138,7 +140,9 @@ class Pipeline:
                     store_deadline.set_deadline(asyncio.get_running_loop().time() + budget)
                     principal = await self._admit(method, context, trace)
                     if request is MALFORMED:
-                        raise InvalidRequest(f"not a {method.request_class.DESCRIPTOR.name}", reason="MALFORMED_REQUEST")
+                        raise InvalidRequest(
+                            f"not a {method.request_class.DESCRIPTOR.name}", reason="MALFORMED_REQUEST"
+                        )
                     if checked:
                         validate(request)
                     if method.policy.idempotency == "REQUEST_ID":
@@ -230,7 +234,7 @@ class Pipeline:
     async def _mutate(self, method: Method, request: Any, principal: Principal, trace: "Trace") -> Any:
         """Runs a mutation: its changes, audit records and stored reply commit together or not at all."""
         key = UUID(request.request_id) if request.request_id else None
-        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest() if key else b""
+        digest = _request_hash(request) if key else b""
         actor = principal.principal_id
         assert actor is not None, "mutations are never public"
 
@@ -318,14 +322,19 @@ class Trace:
         self.started = time.perf_counter()
 
 
-def _method(descriptor: MethodDescriptor, servicer: object) -> Method:
+def _method(descriptor: MethodDescriptor, servicers: Sequence[object]) -> Method:
+    run = next(
+        (getattr(servicer, descriptor.name) for servicer in servicers if hasattr(servicer, descriptor.name)), None
+    )
+    if run is None:
+        raise NotImplementedError(descriptor.full_name)
     response_class = GetMessageClass(descriptor.output_type)
     return Method(
         name=descriptor.name,
         full_name=f"/{descriptor.containing_service.full_name}/{descriptor.name}",
         endpoint=f"{descriptor.containing_service.full_name}/{descriptor.name}",
         policy=read_policy(descriptor),
-        run=getattr(servicer, descriptor.name),
+        run=run,
         request_class=GetMessageClass(descriptor.input_type),
         response_class=response_class,
         secret_fields=tuple(field.name for field in descriptor.output_type.fields if _is_secret(field)),
@@ -347,11 +356,15 @@ def _without_secrets(response: Message, method: Method) -> bytes:
     return public.SerializeToString()
 
 
+def _request_hash(request: Message) -> bytes:
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
 def _recorder(tx: Transaction, principal: Principal, method: str, request_id: str) -> AuditRecorder:
     async def record(entry: AuditEntry) -> None:
         await audit.append(
             tx,
-            actor_kind=principal.kind,
+            actor_kind="user" if principal.kind == "user" else "api_key",
             actor_id=principal.principal_id,
             method=method,
             request_id=request_id,
@@ -366,14 +379,11 @@ def _recorder(tx: Transaction, principal: Principal, method: str, request_id: st
     return record
 
 
-def audit_diff(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that differ, each as ``{"before": ..., "after": ...}``."""
-    old = before or {}
-    return {
-        name: {"before": old.get(name), "after": after.get(name)}
-        for name in sorted(old.keys() | after.keys())
-        if old.get(name) != after.get(name)
-    }
+def audit_diff(before: Message | None, after: Message) -> dict[str, Any]:
+    """Fields of a resource that differ, each as ``[before, after]`` in its JSON form."""
+    old = {} if before is None else MessageToDict(before, preserving_proto_field_name=True)
+    new = MessageToDict(after, preserving_proto_field_name=True)
+    return {name: [old.get(name), new.get(name)] for name in sorted(old | new) if old.get(name) != new.get(name)}
 
 
 def _trailer(request_id: str, admission: Admission) -> tuple[tuple[str, str], ...]:

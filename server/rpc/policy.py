@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
 from mrm.common.v1 import options_pb2
 
 
@@ -15,7 +16,7 @@ class Policy:
     """Who may make a call, and how it is treated.
 
     Attributes:
-        permission: Right the caller must hold, such as ``CAMPAIGNS_READ``; ``PUBLIC`` and ``AUTHENTICATED`` are special.
+        permission: Right the caller must hold, such as ``CAMPAIGNS_READ``, or ``PUBLIC`` or ``AUTHENTICATED``.
         scope: Which ids bind the call to a tenant, such as ``CLIENT``.
         rate_class: Limit class, such as ``LIGHT``.
         deadline: Longest time the server works on the call, in seconds; None for streams.
@@ -46,7 +47,9 @@ def read_policy(method: MethodDescriptor) -> Policy:
         raise PolicyMissing(f"{method.full_name} declares no complete (mrm.common.v1.policy)")
     if streams == bool(declared.deadline_ms):
         raise PolicyMissing(f"{method.full_name}: unary calls need deadline_ms, streams have none")
-    if (declared.idempotency == options_pb2.IDEMPOTENCY_REQUEST_ID) != ("request_id" in method.input_type.fields_by_name):
+    if (declared.idempotency == options_pb2.IDEMPOTENCY_REQUEST_ID) != (
+        "request_id" in method.input_type.fields_by_name
+    ):
         raise PolicyMissing(f"{method.full_name}: IDEMPOTENCY_REQUEST_ID and a request_id field belong together")
     return Policy(
         permission=permission_name(declared.permission),

@@ -28,7 +28,7 @@ from mrm.accounts.v1 import client_pb2 as mrm_dot_accounts_dot_v1_dot_client__pb
 from mrm.common.v1 import options_pb2 as mrm_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$mrm/accounts/v1/client_service.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1cmrm/accounts/v1/client.proto\x1a\x1bmrm/common/v1/options.proto\"z\n\x13\x43reateClientRequest\x12\x37\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientB\x06\xbaH\x03\xc8\x01\x01R\x06\x63lient\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"G\n\x14\x43reateClientResponse\x12/\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientR\x06\x63lient\"9\n\x10GetClientRequest\x12%\n\tclient_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x63lientId\"D\n\x11GetClientResponse\x12/\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientR\x06\x63lient\"\x9a\x01\n\x12ListClientsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12\x35\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.mrm.accounts.v1.ClientFilterR\x06\x66ilter\"\xd5\x01\n\x0c\x43lientFilter\x12\x44\n\x05types\x18\x01 \x03(\x0e\x32\x1b.mrm.accounts.v1.ClientTypeB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x05types\x12#\n\x08industry\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x08industry\x12\x35\n\x10parent_client_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0eparentClientId\x12#\n\rshow_archived\x18\x04 \x01(\x08R\x0cshowArchived\"p\n\x13ListClientsResponse\x12\x31\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.mrm.accounts.v1.ClientR\x07\x63lients\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbf\x01\n\x13UpdateClientRequest\x12\x37\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientB\x06\xbaH\x03\xd8\x01\x03R\x06\x63lient\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"G\n\x14UpdateClientResponse\x12/\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientR\x06\x63lient2\xbb\x03\n\rClientService\x12l\n\x0c\x43reateClient\x12$.mrm.accounts.v1.CreateClientRequest\x1a%.mrm.accounts.v1.CreateClientResponse\"\x0f\xca\xf3\x18\x0b\x08\x04\x10\x03\x18\x02 \x88\'(\x02\x12\x63\n\tGetClient\x12!.mrm.accounts.v1.GetClientRequest\x1a\".mrm.accounts.v1.GetClientResponse\"\x0f\xca\xf3\x18\x0b\x08\x03\x10\x03\x18\x02 \xb8\x17(\x01\x12i\n\x0bListClients\x12#.mrm.accounts.v1.ListClientsRequest\x1a$.mrm.accounts.v1.ListClientsResponse\"\x0f\xca\xf3\x18\x0b\x08\x03\x10\x03\x18\x02 \x88\'(\x01\x12l\n\x0cUpdateClient\x12$.mrm.accounts.v1.UpdateClientRequest\x1a%.mrm.accounts.v1.UpdateClientResponse\"\x0f\xca\xf3\x18\x0b\x08\x04\x10\x03\x18\x02 \x88\'(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$mrm/accounts/v1/client_service.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1cmrm/accounts/v1/client.proto\x1a\x1bmrm/common/v1/options.proto\"z\n\x13\x43reateClientRequest\x12\x37\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientB\x06\xbaH\x03\xc8\x01\x01R\x06\x63lient\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"G\n\x14\x43reateClientResponse\x12/\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientR\x06\x63lient\"9\n\x10GetClientRequest\x12%\n\tclient_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x63lientId\"D\n\x11GetClientResponse\x12/\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientR\x06\x63lient\"\x9a\x01\n\x12ListClientsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12\x35\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1d.mrm.accounts.v1.ClientFilterR\x06\x66ilter\"\xca\x01\n\x0c\x43lientFilter\x12\x39\n\x04type\x18\x01 \x01(\x0e\x32\x1b.mrm.accounts.v1.ClientTypeB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x04type\x12#\n\x08industry\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x08industry\x12\x35\n\x10parent_client_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0eparentClientId\x12#\n\rshow_archived\x18\x04 \x01(\x08R\x0cshowArchived\"p\n\x13ListClientsResponse\x12\x31\n\x07\x63lients\x18\x01 \x03(\x0b\x32\x17.mrm.accounts.v1.ClientR\x07\x63lients\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbf\x01\n\x13UpdateClientRequest\x12\x37\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientB\x06\xbaH\x03\xd8\x01\x03R\x06\x63lient\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"G\n\x14UpdateClientResponse\x12/\n\x06\x63lient\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ClientR\x06\x63lient2\xbb\x03\n\rClientService\x12l\n\x0c\x43reateClient\x12$.mrm.accounts.v1.CreateClientRequest\x1a%.mrm.accounts.v1.CreateClientResponse\"\x0f\xca\xf3\x18\x0b\x08\x04\x10\x03\x18\x02 \x88\'(\x02\x12\x63\n\tGetClient\x12!.mrm.accounts.v1.GetClientRequest\x1a\".mrm.accounts.v1.GetClientResponse\"\x0f\xca\xf3\x18\x0b\x08\x03\x10\x03\x18\x02 \xb8\x17(\x01\x12i\n\x0bListClients\x12#.mrm.accounts.v1.ListClientsRequest\x1a$.mrm.accounts.v1.ListClientsResponse\"\x0f\xca\xf3\x18\x0b\x08\x03\x10\x03\x18\x02 \x88\'(\x01\x12l\n\x0cUpdateClient\x12$.mrm.accounts.v1.UpdateClientRequest\x1a%.mrm.accounts.v1.UpdateClientResponse\"\x0f\xca\xf3\x18\x0b\x08\x04\x10\x03\x18\x02 \x88\'(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,8 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCLIENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTCLIENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCLIENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
-  _globals['_CLIENTFILTER'].fields_by_name['types']._loaded_options = None
-  _globals['_CLIENTFILTER'].fields_by_name['types']._serialized_options = b'\272H\016\222\001\013\020\n\"\007\202\001\004\020\001 \000'
+  _globals['_CLIENTFILTER'].fields_by_name['type']._loaded_options = None
+  _globals['_CLIENTFILTER'].fields_by_name['type']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_CLIENTFILTER'].fields_by_name['industry']._loaded_options = None
   _globals['_CLIENTFILTER'].fields_by_name['industry']._serialized_options = b'\272H\004r\002\030d'
   _globals['_CLIENTFILTER'].fields_by_name['parent_client_id']._loaded_options = None
@@ -76,13 +76,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCLIENTSREQUEST']._serialized_start=506
   _globals['_LISTCLIENTSREQUEST']._serialized_end=660
   _globals['_CLIENTFILTER']._serialized_start=663
-  _globals['_CLIENTFILTER']._serialized_end=876
-  _globals['_LISTCLIENTSRESPONSE']._serialized_start=878
-  _globals['_LISTCLIENTSRESPONSE']._serialized_end=990
-  _globals['_UPDATECLIENTREQUEST']._serialized_start=993
-  _globals['_UPDATECLIENTREQUEST']._serialized_end=1184
-  _globals['_UPDATECLIENTRESPONSE']._serialized_start=1186
-  _globals['_UPDATECLIENTRESPONSE']._serialized_end=1257
-  _globals['_CLIENTSERVICE']._serialized_start=1260
-  _globals['_CLIENTSERVICE']._serialized_end=1703
+  _globals['_CLIENTFILTER']._serialized_end=865
+  _globals['_LISTCLIENTSRESPONSE']._serialized_start=867
+  _globals['_LISTCLIENTSRESPONSE']._serialized_end=979
+  _globals['_UPDATECLIENTREQUEST']._serialized_start=982
+  _globals['_UPDATECLIENTREQUEST']._serialized_end=1173
+  _globals['_UPDATECLIENTRESPONSE']._serialized_start=1175
+  _globals['_UPDATECLIENTRESPONSE']._serialized_end=1246
+  _globals['_CLIENTSERVICE']._serialized_start=1249
+  _globals['_CLIENTSERVICE']._serialized_end=1692
 # @@protoc_insertion_point(module_scope)

@@ -156,31 +156,29 @@ class ClientFilter(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TYPES_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     INDUSTRY_FIELD_NUMBER: _builtins.int
     PARENT_CLIENT_ID_FIELD_NUMBER: _builtins.int
     SHOW_ARCHIVED_FIELD_NUMBER: _builtins.int
+    type: _client_pb2.ClientType.ValueType
+    """Only this kind; all if unset."""
     industry: _builtins.str
     """Only this line of business, exactly."""
     parent_client_id: _builtins.str
     """Only direct children of this agency."""
     show_archived: _builtins.bool
     """Whether to list archived clients too."""
-    @_builtins.property
-    def types(self) -> _containers.RepeatedScalarFieldContainer[_client_pb2.ClientType.ValueType]:
-        """Only these kinds; all if empty."""
-
     def __init__(
         self,
         *,
-        types: _abc.Iterable[_client_pb2.ClientType.ValueType] | None = ...,
+        type: _client_pb2.ClientType.ValueType = ...,
         industry: _builtins.str = ...,
         parent_client_id: _builtins.str = ...,
         show_archived: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["industry", b"industry", "parent_client_id", b"parent_client_id", "show_archived", b"show_archived", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["industry", b"industry", "parent_client_id", b"parent_client_id", "show_archived", b"show_archived", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

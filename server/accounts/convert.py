@@ -1,0 +1,98 @@
+"""Rows of the accounts domain as messages, and back."""
+
+from typing import Any
+
+from google.protobuf import json_format
+
+from mrm.accounts.v1 import api_key_pb2, client_pb2, user_pb2
+from mrm.common.v1 import options_pb2
+from server.rpc.values import EnumWords, etag, timestamp
+from storage.postgres.api_keys import ApiKey
+from storage.postgres.clients import Client
+from storage.postgres.users import User
+
+ROLES = EnumWords(user_pb2.UserRole, "USER_ROLE_")
+USER_STATUSES = EnumWords(user_pb2.UserStatus, "USER_STATUS_")
+CLIENT_TYPES = EnumWords(client_pb2.ClientType, "CLIENT_TYPE_")
+
+# Field of ClientSettings -> key of the settings column, and its default.
+_SETTINGS = {
+    "time_zone": ("timezone", "Europe/Moscow"),
+    "currency_code": ("currency", "RUB"),
+    "language_code": ("language", "ru"),
+}
+_SETTINGS_KEYS = frozenset(key for key, _ in _SETTINGS.values())
+
+
+def user(row: User) -> user_pb2.User:
+    """A user without anything secret."""
+    return user_pb2.User(
+        user_id=str(row.id),
+        email=row.email,
+        first_name=row.first_name,
+        last_name=row.last_name,
+        role=ROLES.number(row.role),
+        status=USER_STATUSES.number(row.status),
+        create_time=timestamp(row.created_at),
+        last_login_time=timestamp(row.last_login_at),
+    )
+
+
+def api_key(row: ApiKey) -> api_key_pb2.ApiKey:
+    """A key without its secret."""
+    return api_key_pb2.ApiKey(
+        api_key_id=str(row.id),
+        display_name=row.name,
+        prefix=row.prefix,
+        permissions=[
+            options_pb2.Permission.Value(f"PERMISSION_{name}")
+            for name in row.permissions
+            if f"PERMISSION_{name}" in options_pb2.Permission.keys()  # noqa: SIM118 (an enum wrapper, not a dict)
+        ],
+        client_ids=[str(client_id) for client_id in row.client_ids],
+        all_clients=row.all_clients,
+        create_time=timestamp(row.created_at),
+        expire_time=timestamp(row.expires_at),
+        revoke_time=timestamp(row.revoked_at),
+        last_use_time=timestamp(row.last_used_at),
+    )
+
+
+def client(row: Client) -> client_pb2.Client:
+    """A client."""
+    known = {field: str(row.settings.get(key, default)) for field, (key, default) in _SETTINGS.items()}
+    settings = client_pb2.ClientSettings(
+        time_zone=known["time_zone"], currency_code=known["currency_code"], language_code=known["language_code"]
+    )
+    extra = {key: value for key, value in row.settings.items() if key not in _SETTINGS_KEYS}
+    if extra:
+        settings.extra.update(extra)
+    return client_pb2.Client(
+        client_id=str(row.id),
+        etag=etag(row.revision),
+        display_name=row.name,
+        type=CLIENT_TYPES.number(row.type),
+        parent_client_id=str(row.parent_client_id or ""),
+        industry=row.industry,
+        website=row.website,
+        settings=settings,
+        create_time=timestamp(row.created_at),
+        update_time=timestamp(row.updated_at),
+        archive_time=timestamp(row.archived_at),
+    )
+
+
+def settings_column(message: client_pb2.ClientSettings) -> dict[str, Any]:
+    """The settings column of a message; empty fields take their defaults."""
+    known = {key: getattr(message, field) or default for field, (key, default) in _SETTINGS.items()}
+    return json_format.MessageToDict(message.extra) | known
+
+
+def writable(message: client_pb2.Client) -> dict[str, Any]:
+    """The columns that a caller may write."""
+    return {
+        "name": message.display_name,
+        "industry": message.industry,
+        "website": message.website,
+        "settings": settings_column(message.settings),
+    }

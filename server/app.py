@@ -1,0 +1,252 @@
+"""The composition root: opens the stores, builds the services, and closes everything in reverse.
+
+This is the one module that sees all others.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from mrm.accounts.v1 import api_key_service_pb2, client_service_pb2, session_service_pb2
+from mrm.campaigns.v1 import campaign_service_pb2
+from mrm.planning.v1 import project_service_pb2
+from mrm.statistics.v1 import statistics_service_pb2
+from storage.clickhouse.connect import ClickHouse
+from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
+from storage.clickhouse.target import ClickHouseTarget, set_durability
+from storage.migrations import MigrationStatus, Runner, load
+from storage.postgres import token_keys
+from storage.postgres.database import Database
+from storage.postgres.migrating import migration_lock, postgres_runner
+from storage.redis.limits import RateLimiter
+from storage.redis.multiplex import MultiplexedRedis
+from storage.redis.sessions import SCRIPTS, SessionStore
+
+from server.accounts.api_key_service import ApiKeyService
+from server.accounts.client_service import ClientService
+from server.accounts.session_service import Passwords, SessionService
+from server.campaigns.campaign_service import CampaignService
+from server.planning.project_service import ProjectService
+from server.rpc import logs
+from server.rpc.auth import Authenticator
+from server.rpc.health import HealthMonitor
+from server.rpc.paging import Pager
+from server.rpc.pipeline import Pipeline
+from server.rpc.streams import StreamRegistry
+from server.rpc.tokens import TokenCodec
+from server.settings import GrpcSettings, Settings
+
+SERVICES = (
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    api_key_service_pb2.DESCRIPTOR.services_by_name["ApiKeyService"],
+    client_service_pb2.DESCRIPTOR.services_by_name["ClientService"],
+    project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
+    campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
+    statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"],
+)
+
+# Each value is explained where it was learned, in the notes on grpc.aio in ARCHITECTURE.md.
+CHANNEL_OPTIONS = (
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", 4 * 2**20),
+)
+
+
+class StartError(Exception):
+    """The server cannot start; the text says what to do and holds no secret."""
+
+
+class Application:
+    """One server process.
+
+    Args:
+        settings: Where the stores are, and everything else that can be set.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._server: grpc.aio.Server | None = None
+        self._log = logs.get("app")
+        self.port = 0
+
+    async def start(self) -> None:
+        """Opens the stores, checks their schemas and begins to serve.
+
+        Raises:
+            StartError: The address cannot be bound.
+            storage.errors.StoreUnavailable: A store cannot be reached.
+            storage.migrations.MigrationError: A schema is not what this code was written for.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start(self) -> None:
+        settings = self._settings
+        async with _runners(settings) as runners:
+            for runner in runners.values():
+                await runner.check()
+        database = await self._opened(
+            Database.open(
+                settings.postgres.dsn.get_secret_value(),
+                min_size=settings.postgres.pool_min,
+                max_size=settings.postgres.pool_max,
+                statement_cache_size=settings.postgres.statement_cache_size,
+            )
+        )
+        redis = await self._opened(
+            MultiplexedRedis.open(settings.redis.durable_dsn.get_secret_value(), scripts=SCRIPTS)
+        )
+        clickhouse = ClickHouse(settings.clickhouse.dsn.get_secret_value(), connections=settings.clickhouse.connections)
+        self._stack.push_async_callback(clickhouse.close)
+        await set_durability(clickhouse, settings.clickhouse.fsync_after_insert)
+
+        sessions, limiter = SessionStore(redis, settings.auth.session_ttl), RateLimiter(redis)
+        authenticator = Authenticator(sessions, limiter, database, settings.auth)
+        self._streams = StreamRegistry(authenticator.alive, settings.watch.recheck)
+        self._pipeline = Pipeline(authenticator, database, self._streams)
+        configured = settings.auth.token_key
+        key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
+        pager = Pager(TokenCodec(key))
+        passwords = Passwords()
+        self._health = HealthMonitor(
+            {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping},
+            {service.full_name: frozenset({"postgresql", "redis"}) for service in SERVICES},
+        )
+
+        server = self._server = grpc.aio.server(
+            options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(settings.grpc.reuse_port)))
+        )
+        self._pipeline.register(
+            server,
+            SERVICES[0],
+            [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
+        )
+        self._pipeline.register(server, SERVICES[1], [ApiKeyService(database, pager)])
+        self._pipeline.register(server, SERVICES[2], [ClientService(database, pager)])
+        self._pipeline.register(server, SERVICES[3], [ProjectService(database, pager)])
+        self._pipeline.register(server, SERVICES[4], [CampaignService(database, pager)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        if settings.grpc.reflection:
+            names = [service.full_name for service in SERVICES]
+            health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
+        self.port = _bind(server, settings.grpc)
+        await self._health.check()
+        self._background(self._health.run())
+        self._background(self._streams.run())
+        await server.start()
+        self._log.info("serving", host=settings.grpc.host, port=self.port)
+
+    async def run_until_signal(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Drains: health says so, streams end with what a caller needs to resume, running calls finish."""
+        server, self._server = self._server, None
+        if server is not None:
+            self._log.info("draining")
+            await self._health.drain()
+            self._streams.draining.set()
+            await server.stop(self._settings.grpc.drain_seconds)
+            # grpc's stop does not wait for handlers to leave their finally blocks.
+            await self._pipeline.wait_idle(self._settings.grpc.drain_seconds)
+        await self._stack.aclose()
+        self._log.info("stopped")
+
+    async def _opened(self, opening: Coroutine[Any, Any, Any]) -> Any:
+        """Awaits a store and has it closed at the end."""
+        store = await opening
+        self._stack.push_async_callback(store.close)
+        return store
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs a task until the end; it is stopped before the stores that it uses."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._report)
+        self._stack.push_async_callback(_cancelled, task)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("background_task_died", exc_info=error)
+
+
+async def migrate(settings: Settings, *, dry_run: bool = False) -> list[str]:
+    """Brings all stores up to this code; returns ``<engine>/<version>`` of what was applied, or would be."""
+    async with _runners(settings) as runners:
+        return [
+            f"{engine}/{version}"
+            for engine, runner in runners.items()
+            for version in await runner.migrate(dry_run=dry_run)
+        ]
+
+
+async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus]]:
+    """How each migration stands, by engine."""
+    async with _runners(settings) as runners:
+        return {engine: await runner.status() for engine, runner in runners.items()}
+
+
+@asynccontextmanager
+async def _runners(settings: Settings) -> AsyncIterator[dict[str, Runner]]:
+    postgres, dsn = settings.postgres.dsn.get_secret_value(), settings.clickhouse.dsn.get_secret_value()
+    clickhouse = ClickHouse(dsn, connections=2)
+    try:
+        yield {
+            "postgresql": postgres_runner(postgres),
+            "clickhouse": Runner(
+                ClickHouseTarget(clickhouse, dsn), load(CLICKHOUSE_MIGRATIONS), migration_lock(postgres)
+            ),
+        }
+    finally:
+        await clickhouse.close()
+
+
+def _bind(server: grpc.aio.Server, settings: GrpcSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        if settings.tls_certificate and settings.tls_key:
+            pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+            return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise StartError(f"cannot listen on {address}: is another server running there?") from None
+    except OSError as error:
+        raise StartError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _postgres_probe(database: Database) -> Callable[[], Awaitable[None]]:
+    async def probe() -> None:
+        await database.fetchval("SELECT 1")
+
+    return probe
+
+
+def _redis_probe(redis: MultiplexedRedis) -> Callable[[], Awaitable[None]]:
+    async def probe() -> None:
+        await redis.execute("PING")
+
+    return probe
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,1 @@
+"""Projects, and later media plans, forecasts and reports."""

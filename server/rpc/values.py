@@ -1,0 +1,204 @@
+"""Shared value conversions between messages and rows: money, times, days, etags, masks."""
+
+from collections.abc import Collection, Iterable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mrm.common.v1 import money_pb2
+from server.rpc.errors import EtagMismatch, InvalidRequest
+
+Resource = TypeVar("Resource", bound=Message)
+
+
+def money(amount: Decimal | None, currency: str) -> money_pb2.Money | None:
+    """A message for an amount of at most six decimals; None stays None, so that the field stays absent."""
+    return None if amount is None else money_pb2.Money(currency_code=currency, micros=int(amount.scaleb(6)))
+
+
+def amount(value: money_pb2.Money) -> Decimal:
+    """The exact amount of a message in currency units."""
+    return Decimal(value.micros).scaleb(-6)
+
+
+def optional_amount(message: Message, field: str, currency: str) -> Decimal | None:
+    """The amount in a Money field of a resource, None if the field is absent.
+
+    Raises:
+        InvalidRequest: The amount is negative or in another currency than the resource.
+    """
+    if not message.HasField(field):
+        return None
+    value: money_pb2.Money = getattr(message, field)
+    path = f"{message.DESCRIPTOR.name.lower()}.{field}"
+    if value.currency_code != currency:
+        raise InvalidRequest.field(f"{path}.currency_code", "CURRENCY_MISMATCH", f"must be {currency}")
+    if value.micros < 0:
+        raise InvalidRequest.field(f"{path}.micros", "NEGATIVE_AMOUNT", "must not be negative")
+    return amount(value)
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A message for an instant; None stays None."""
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def moment(stamp: Timestamp) -> datetime:
+    """The instant of a message, in UTC."""
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def day(text: str, field: str) -> date | None:
+    """The calendar day in an ISO 8601 text, None for an empty one.
+
+    Raises:
+        InvalidRequest: There is no such day.
+    """
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest.field(field, "DATE_INVALID", "is not a day of the calendar") from None
+
+
+def time_zone(name: str, field: str) -> ZoneInfo:
+    """A time zone by IANA name, if its days can be cut out of UTC hours.
+
+    Raises:
+        InvalidRequest: The zone is unknown, or was off UTC by a part of an hour at some time since 2000.
+    """
+    try:
+        zone = ZoneInfo(name)
+    except (ValueError, OSError):
+        raise InvalidRequest.field(
+            field, "TIME_ZONE_UNKNOWN", "is not an IANA time zone", error_reason="TIME_ZONE_UNSUPPORTED"
+        ) from None
+    if any(_minutes_off(zone, year, month) for year in range(2000, 2038) for month in (1, 4, 7, 10)):
+        raise InvalidRequest.field(
+            field,
+            "TIME_ZONE_NOT_WHOLE_HOURS",
+            "has days that do not begin at a full UTC hour",
+            error_reason="TIME_ZONE_UNSUPPORTED",
+        )
+    return zone
+
+
+def _minutes_off(zone: ZoneInfo, year: int, month: int) -> bool:
+    offset = datetime(year, month, 1, 12, tzinfo=zone).utcoffset()
+    return offset is None or offset.total_seconds() % 3600 != 0
+
+
+def optional_id(value: str) -> UUID | None:
+    """The UUID in a text that validation let through, None for an empty one."""
+    return UUID(value) if value else None
+
+
+def required_id(value: str, field: str) -> UUID:
+    """The UUID in a text.
+
+    Raises:
+        InvalidRequest: The text is no UUID.
+    """
+    try:
+        return UUID(value)
+    except ValueError:
+        raise InvalidRequest.field(field, "STRING_UUID", "must be a valid UUID") from None
+
+
+def etag(revision: int) -> str:
+    """The etag of a row's revision."""
+    return f"r{revision}"
+
+
+def check_etag(given: str, revision: int) -> None:
+    """Raises EtagMismatch if the caller names another state than the present one; an empty etag matches all."""
+    if given and given != etag(revision):
+        raise EtagMismatch
+
+
+def apply_mask(
+    current: Resource, wanted: Resource, mask: FieldMask, writable: Collection[str], resource: str
+) -> Resource:
+    """The current resource with the masked fields of the wanted one.
+
+    Args:
+        current: The resource as stored; it is not changed.
+        wanted: The resource of the request.
+        mask: Fields to take over; ``*`` means every writable one.
+        writable: Top-level fields that may be named.
+        resource: Name of the resource field in the request, for error paths.
+
+    Raises:
+        InvalidRequest: The mask is empty, names an unknown field or one that is not writable.
+    """
+    paths = sorted(writable) if list(mask.paths) == ["*"] else list(mask.paths)
+    if not paths:
+        raise InvalidRequest.field("update_mask", "MASK_EMPTY", "names no field")
+    for path in paths:
+        top = path.partition(".")[0]
+        if top not in current.DESCRIPTOR.fields_by_name:
+            raise InvalidRequest.field("update_mask", "FIELD_UNKNOWN", f"{resource} has no field {path[:60]!r}")
+        if top not in writable:
+            raise InvalidRequest.field("update_mask", "FIELD_NOT_WRITABLE", f"{resource}.{top} cannot be changed")
+    cleaned = FieldMask(paths=paths)
+    if not cleaned.IsValidForDescriptor(current.DESCRIPTOR):  # type: ignore[arg-type]
+        raise InvalidRequest.field("update_mask", "FIELD_UNKNOWN", f"names a field that {resource} does not have")
+    merged = type(current)()
+    merged.CopyFrom(current)
+    for path in paths:
+        _clear(merged, path)
+    cleaned.MergeMessage(wanted, merged, replace_message_field=True, replace_repeated_field=True)
+    return merged
+
+
+def _clear(message: Message, path: str) -> None:
+    """Empties a field, so that an absent value in the request means absent."""
+    head, _, rest = path.partition(".")
+    if rest:
+        _clear(getattr(message, head), rest)
+    else:
+        message.ClearField(head)
+
+
+class EnumWords:
+    """Translates between the values of a proto enum and the lower-case words that rows hold.
+
+    Args:
+        enum: The generated enum.
+        prefix: What its value names begin with, such as ``CLIENT_TYPE_``.
+    """
+
+    def __init__(self, enum: Any, prefix: str) -> None:
+        self._words: dict[int, str] = {
+            number: name.removeprefix(prefix).lower()
+            for name, number in enum.items()
+            if not name.endswith("UNSPECIFIED")
+        }
+        self._numbers = {word: number for number, word in self._words.items()}
+
+    def word(self, number: int) -> str:
+        """The word of a value that validation let through."""
+        return self._words[number]
+
+    def optional_word(self, number: int) -> str | None:
+        """The word of a value, None for the unspecified one."""
+        return self._words.get(number)
+
+    def optional_words(self, numbers: Iterable[int]) -> list[str] | None:
+        """The words of several values, None for none at all: no filter."""
+        return [self._words[number] for number in numbers] or None
+
+    def number(self, word: str) -> Any:
+        """The value of a word; the unspecified one for a word that this contract does not know yet."""
+        return self._numbers.get(word, 0)

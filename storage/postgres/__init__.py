@@ -1,0 +1,1 @@
+"""PostgreSQL: the truth for entities. One module per aggregate; SQL lives here and nowhere else."""

@@ -1,0 +1,239 @@
+"""The whole service on real engines, started once per run, and what tests need to act on it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import grpc
+import pytest
+from argon2 import PasswordHasher
+from argon2.profiles import CHEAPEST
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from mrm.accounts.v1 import (
+    api_key_service_pb2,
+    api_key_service_pb2_grpc,
+    client_pb2,
+    client_service_pb2,
+    client_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
+from mrm.common.v1 import options_pb2, platform_pb2
+from mrm.planning.v1 import project_pb2, project_service_pb2, project_service_pb2_grpc
+from mrm.statistics.v1 import event_pb2, statistics_service_pb2_grpc
+from pydantic import SecretStr
+
+from server.app import Application, migrate
+from server.embedded import Connections, EmbeddedEngines
+from server.settings import Settings
+from storage.postgres import clients, users
+from storage.postgres.database import Database
+
+PASSWORD = "correct horse battery staple"
+# Full strength is tested on its own; here it would only cost seconds.
+PASSWORD_HASH = PasswordHasher.from_parameters(CHEAPEST).hash(PASSWORD)
+
+
+def settings_for(connections: Connections) -> Settings:
+    """Settings of a server on these engines, on any free port."""
+    settings = Settings()
+    settings.grpc.port = 0
+    settings.postgres.dsn = SecretStr(connections.postgres_dsn)
+    settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
+    settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
+    settings.logging.level = "ERROR"
+    return settings
+
+
+@dataclass
+class Caller:
+    """Someone who calls: stubs of every service, and the metadata that says who it is."""
+
+    channel: grpc.aio.Channel
+    token: str = ""
+    user_id: UUID | None = None
+    sessions: session_service_pb2_grpc.SessionServiceAsyncStub = field(init=False)
+    api_keys: api_key_service_pb2_grpc.ApiKeyServiceAsyncStub = field(init=False)
+    clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
+    projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
+    campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
+    statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
+
+    def __post_init__(self) -> None:
+        channel = self.channel
+        self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+        self.api_keys = api_key_service_pb2_grpc.ApiKeyServiceStub(channel)
+        self.clients = client_service_pb2_grpc.ClientServiceStub(channel)
+        self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
+
+    @property
+    def auth(self) -> tuple[tuple[str, str], ...]:
+        """Metadata to send with each call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+@dataclass
+class World:
+    """A running server and ways to fill it. Tests keep apart by having clients of their own."""
+
+    engines: EmbeddedEngines
+    connections: Connections
+    settings: Settings
+    application: Application
+    channel: grpc.aio.Channel
+    database: Database
+    admin: Caller
+    _names: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    @property
+    def target(self) -> str:
+        """Address of the server."""
+        return f"127.0.0.1:{self.application.port}"
+
+    def caller(self, token: str = "", user_id: UUID | None = None) -> Caller:
+        """Someone with a session token or API key, or nobody."""
+        return Caller(self.channel, token, user_id)
+
+    async def user(self, role: str, *client_ids: str) -> Caller:
+        """A signed-in user with a role, a member of these clients."""
+        row = await users.create(
+            self.database, email=f"{role}-{uuid4().hex}@example.com", password_hash=PASSWORD_HASH, role=role
+        )
+        for client_id in client_ids:
+            await clients.add_membership(self.database, user_id=row.id, client_id=UUID(client_id))
+        return await self.sign_in(row.email)
+
+    async def sign_in(self, email: str) -> Caller:
+        """A session of an existing user."""
+        reply = await self.caller().sessions.Login(session_service_pb2.LoginRequest(email=email, password=PASSWORD))
+        return self.caller(reply.session_token, UUID(reply.user.user_id))
+
+    async def client(self, **fields: object) -> client_pb2.Client:
+        """A client of its own."""
+        values = {
+            "display_name": f"Client {next(self._names)}",
+            "type": client_pb2.CLIENT_TYPE_DIRECT_ADVERTISER,
+            **fields,
+        }
+        request = client_service_pb2.CreateClientRequest(client=client_pb2.Client(**values))  # type: ignore[arg-type]
+        return (await self.admin.clients.CreateClient(request, metadata=self.admin.auth)).client
+
+    async def project(self, client_id: str, **fields: object) -> project_pb2.Project:
+        """A project of a client."""
+        values = {"client_id": client_id, "display_name": f"Project {next(self._names)}", **fields}
+        request = project_service_pb2.CreateProjectRequest(project=project_pb2.Project(**values))  # type: ignore[arg-type]
+        return (await self.admin.projects.CreateProject(request, metadata=self.admin.auth)).project
+
+    async def campaign(self, project_id: str, **fields: object) -> campaign_pb2.Campaign:
+        """A campaign of a project."""
+        values = {
+            "project_id": project_id,
+            "platform": platform_pb2.PLATFORM_OTHER,
+            "display_name": f"Campaign {next(self._names)}",
+            **fields,
+        }
+        request = campaign_service_pb2.CreateCampaignRequest(campaign=campaign_pb2.Campaign(**values))  # type: ignore[arg-type]
+        return (await self.admin.campaigns.CreateCampaign(request, metadata=self.admin.auth)).campaign
+
+    async def tenant(self, campaigns: int = 1, **client_fields: object) -> tuple[str, list[str]]:
+        """A client with a project and campaigns: the client's id and the campaigns' ids."""
+        client = await self.client(**client_fields)
+        project = await self.project(client.client_id)
+        made = [await self.campaign(project.project_id) for _ in range(campaigns)]
+        return client.client_id, [campaign.campaign_id for campaign in made]
+
+    async def key(self, client_ids: list[str], *permissions: int) -> Caller:
+        """A program with an API key."""
+        request = api_key_service_pb2.CreateApiKeyRequest(
+            display_name="test",
+            permissions=list(permissions) or [options_pb2.PERMISSION_STATISTICS_INGEST],  # type: ignore[list-item]
+            client_ids=client_ids,
+            all_clients=not client_ids,
+        )
+        reply = await self.admin.api_keys.CreateApiKey(request, metadata=self.admin.auth)
+        return self.caller(reply.secret)
+
+
+@pytest.fixture(scope="session")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """The running service."""
+    async with AsyncExitStack() as stack:
+        engines = EmbeddedEngines(tmp_path_factory.mktemp("world") / "data")
+        stack.push_async_callback(engines.stop)
+        connections = await engines.start()
+        settings = settings_for(connections)
+        await migrate(settings)
+        application = Application(settings)
+        stack.push_async_callback(application.stop)
+        await application.start()
+        database = await Database.open(connections.postgres_dsn, min_size=1, max_size=4)
+        stack.push_async_callback(database.close)
+        await users.create(database, email="admin@example.com", password_hash=PASSWORD_HASH, role="admin")
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{application.port}"))
+        world = World(engines, connections, settings, application, channel, database, Caller(channel))
+        world.admin = await world.sign_in("admin@example.com")
+        yield world
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as a caller sees it."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    metadata: dict[str, str]
+    fields: dict[str, str]
+    retry_seconds: float | None
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """Unpacks the google.rpc details of an error."""
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    found_retry = False
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status else ():
+        detail.Unpack(info)
+        detail.Unpack(bad)
+        found_retry |= detail.Unpack(retry)
+    return Failure(
+        error.code(),
+        info.reason,
+        error.details() or "",
+        dict(info.metadata),
+        {violation.field: violation.reason for violation in bad.field_violations},
+        retry.retry_delay.ToTimedelta().total_seconds() if found_retry else None,
+    )
+
+
+Failing = Callable[[Awaitable[object]], Awaitable[Failure]]
+
+
+@pytest.fixture(scope="session")
+def failing() -> Failing:
+    """Awaits a call that must fail and returns what the caller learns."""
+
+    async def check(call: Awaitable[object]) -> Failure:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        return failure_of(caught.value)
+
+    return check
+
+
+def impression(campaign_id: str, moment: datetime | None = None, **fields: object) -> event_pb2.Event:
+    """An event, now unless a time is given."""
+    event = event_pb2.Event(
+        event_id=str(uuid4()), campaign_id=campaign_id, event_type=event_pb2.EVENT_TYPE_IMPRESSION, **fields
+    )  # type: ignore[arg-type]
+    event.event_time.FromDatetime(moment or datetime.now(UTC))
+    return event
