@@ -203,31 +203,27 @@ Global___IngestEventsRequest: _TypeAlias = IngestEventsRequest  # noqa: Y015
 
 @_typing.final
 class IngestEventsResponse(_message.Message):
-    """IngestEventsResponse tells what became of the batch. A refused batch is an error status instead."""
+    """IngestEventsResponse tells what became of the batch. A batch with malformed events is refused as a whole with
+    INVALID_ARGUMENT (EVENTS_INVALID), whose google.rpc.BadRequest names them: "batch.events[3].campaign_id".
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STORED_COUNT_FIELD_NUMBER: _builtins.int
     QUARANTINED_COUNT_FIELD_NUMBER: _builtins.int
-    EVENT_ERRORS_FIELD_NUMBER: _builtins.int
     stored_count: _builtins.int
     """Events that were stored, repeats included."""
     quarantined_count: _builtins.int
-    """Events that were put aside because their time is out of bounds."""
-    @_builtins.property
-    def event_errors(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.EventError]:
-        """The malformed events of the batch, the first 100 of them; nothing is stored if there are any."""
-
+    """Events that were put aside because their time is out of bounds. They do not count in any figure."""
     def __init__(
         self,
         *,
         stored_count: _builtins.int = ...,
         quarantined_count: _builtins.int = ...,
-        event_errors: _abc.Iterable[_event_pb2.EventError] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_errors", b"event_errors", "quarantined_count", b"quarantined_count", "stored_count", b"stored_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantined_count", b"quarantined_count", "stored_count", b"stored_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,138 @@
+"""What all benchmarks share: engines, servers in processes of their own, interleaved rounds, results."""
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from server.app import migrate
+from server.embedded import Connections, EmbeddedEngines
+from server.settings import Settings
+from pydantic import SecretStr
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure.
+
+    Attributes:
+        name: What was measured.
+        value: The service's figure.
+        unit: Unit of `value` and `floor`.
+        floor: The same work done without the service, in the same run; None for latencies, which have bars of their own.
+        ratio: Median over the rounds of the service's figure by the floor's.
+        bar: What `ratio` (or `value`, without a floor) must reach.
+        ok: Whether it does.
+    """
+
+    name: str
+    value: float
+    unit: str
+    floor: float | None
+    ratio: float | None
+    bar: float
+    ok: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """For results.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Running engines and server."""
+
+    connections: Connections
+    settings: Settings
+    target: str
+    scale: float
+
+
+@asynccontextmanager
+async def service(scale: float) -> AsyncIterator[Bench]:
+    """Engines in a fresh directory and one server process on them, as `mrm serve` starts it."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrm-bench-", ignore_cleanup_errors=True))
+        # PostgreSQL runs as another user when this is root, and must reach its directory.
+        os.chmod(folder, 0o755)
+        engines = EmbeddedEngines(Path(folder, "data"))
+        stack.push_async_callback(engines.stop)
+        connections = await engines.start()
+        settings = Settings()
+        settings.postgres.dsn = SecretStr(connections.postgres_dsn)
+        settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
+        settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
+        await migrate(settings)
+        environment = {
+            "MRM_POSTGRES__DSN": connections.postgres_dsn,
+            "MRM_CLICKHOUSE__DSN": connections.clickhouse_dsn,
+            "MRM_REDIS__DURABLE_DSN": connections.redis_dsn,
+        }
+        port = await stack.enter_async_context(
+            process(["benchmarks.serve"], environment, log=Path(folder, "server.log"))
+        )
+        yield Bench(connections, settings, f"127.0.0.1:{port}", scale)
+
+
+@asynccontextmanager
+async def process(module: list[str], environment: dict[str, str], log: Path) -> AsyncIterator[int]:
+    """A server in a process of its own, which prints the port it listens on."""
+    with log.open("wb") as output:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *module,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=output,
+            env={**os.environ, **environment},
+        )
+    assert child.stdout is not None
+    try:
+        line = await asyncio.wait_for(child.stdout.readline(), 30)
+        if not line.strip().isdigit():
+            raise RuntimeError(f"{module[0]} did not start:\n{log.read_text()[-2000:]}")
+        yield int(line)
+    finally:
+        if child.returncode is None:
+            child.terminate()
+            await child.wait()
+
+
+async def interleaved(
+    rounds: int, measured: Callable[[], Awaitable[float]], floor: Callable[[], Awaitable[float]], warmups: int = 1
+) -> tuple[float, float, float]:
+    """Measures both in turn; each round's order is the reverse of the one before.
+
+    Returns:
+        Median of the measured, median of the floor, median of the ratios round by round.
+    """
+    pairs: list[tuple[float, float]] = []
+    for number in range(warmups + rounds):
+        if number % 2:
+            low = await floor()
+            high = await measured()
+        else:
+            high = await measured()
+            low = await floor()
+        if number >= warmups:
+            pairs.append((high, low))
+            console.print(f"  round {number - warmups + 1}/{rounds}: {high:,.0f} / {low:,.0f} = {high / low:.3f}")
+    return (
+        statistics.median(high for high, _ in pairs),
+        statistics.median(low for _, low in pairs),
+        statistics.median(high / low for high, low in pairs),
+    )
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Nearest-rank percentile."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

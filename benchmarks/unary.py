@@ -1,0 +1,82 @@
+"""unary.get_campaign: what the whole request path costs over a bare handler with the same row."""
+
+import asyncio
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from uuid import UUID
+
+import grpc
+from mrm.campaigns.v1 import campaign_service_pb2 as pb
+from mrm.campaigns.v1 import campaign_service_pb2_grpc as rpc
+from storage.postgres import campaigns, clients, projects, users
+from storage.postgres.database import Database
+from storage.redis.multiplex import MultiplexedRedis
+from storage.redis.sessions import SCRIPTS, SessionStore
+
+from benchmarks.harness import Bench, Result, interleaved, process
+from server.rpc.auth import SESSION_PREFIX, digest, new_secret
+
+CONCURRENCY = 32
+SESSIONS = 1000
+BAR = 0.6
+
+
+async def run(bench: Bench) -> list[Result]:
+    """Measures calls a second at concurrency 32, each call under the next of 1000 sessions."""
+    tokens, campaign_id = await _prepare(bench)
+    calls = int(4000 * bench.scale)
+    environment = {"MRM_POSTGRES__DSN": bench.connections.postgres_dsn}
+    with tempfile.TemporaryDirectory() as folder:
+        async with process(["benchmarks.bare"], environment, Path(folder, "bare.log")) as port:
+            async with (
+                grpc.aio.insecure_channel(bench.target) as ours,
+                grpc.aio.insecure_channel(f"127.0.0.1:{port}") as bare,
+            ):
+                request = pb.GetCampaignRequest(campaign_id=str(campaign_id))
+                value, floor, ratio = await interleaved(
+                    7, lambda: _rate(ours, request, tokens, calls), lambda: _rate(bare, request, tokens, calls)
+                )
+    return [Result("unary.get_campaign", value, "calls/s", floor, ratio, BAR, ratio >= BAR)]
+
+
+async def _prepare(bench: Bench) -> tuple[list[str], UUID]:
+    """A campaign, and users who see it as members of its client, each with a session."""
+    database = await Database.open(bench.connections.postgres_dsn)
+    redis = await MultiplexedRedis.open(bench.connections.redis_dsn, scripts=SCRIPTS)
+    sessions = SessionStore(redis)
+    client = await clients.create(database, name="bench", type="direct_advertiser")
+    project = await projects.create(database, client_id=client.id, name="bench")
+    campaign = await campaigns.create(
+        database,
+        client_id=client.id,
+        project_id=project.id,
+        platform="other",
+        name="bench",
+        currency="RUB",
+        configuration={"strategy": "clicks"},
+    )
+    tokens = []
+    for number in range(SESSIONS):
+        user = await users.create(database, email=f"bench-{number}@example.com", password_hash="!", role="specialist")
+        await clients.add_membership(database, user_id=user.id, client_id=client.id)
+        tokens.append(new_secret(SESSION_PREFIX))
+        await sessions.create(digest(tokens[-1]), user.id, user.email, user.role)
+    await redis.close()
+    await database.close()
+    return tokens, campaign.id
+
+
+async def _rate(channel: grpc.aio.Channel, request: pb.GetCampaignRequest, tokens: list[str], calls: int) -> float:
+    stub = rpc.CampaignServiceStub(channel)
+    metadata = itertools.cycle([(("authorization", f"Bearer {token}"),) for token in tokens])
+    left = iter(range(calls))
+
+    async def caller() -> None:
+        for _ in left:
+            await stub.GetCampaign(request, metadata=next(metadata))
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
+    return calls / (time.perf_counter() - begun)
