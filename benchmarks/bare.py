@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import grpc
 import uvloop
+
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 from mrm.campaigns.v1 import campaign_service_pb2_grpc as rpc
 from server.app import CHANNEL_OPTIONS

@@ -10,11 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
 from rich.console import Console
+
 from server.app import migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.settings import Settings
-from pydantic import SecretStr
 
 console = Console(stderr=True)
 

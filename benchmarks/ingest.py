@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import aiohttp
 import grpc
-from mrm.statistics.v1 import statistics_service_pb2 as pb
-from storage.clickhouse.events import Bounds, insert_body
 
 from benchmarks.harness import Bench, Result, interleaved
 from benchmarks.tenants import Tenant, batch, make_tenant
+from mrm.statistics.v1 import statistics_service_pb2 as pb
+from storage.clickhouse.events import Bounds, insert_body
 
 BATCH = 20_000
 IN_FLIGHT = 4

@@ -3,6 +3,7 @@
 import asyncio
 
 import uvloop
+
 from server.app import Application
 from server.rpc import logs
 from server.settings import Settings

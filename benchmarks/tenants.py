@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from benchmarks.harness import Bench
 from mrm.statistics.v1 import event_pb2
 from server.rpc.auth import KEY_PREFIX, digest, new_secret
 from storage.postgres import api_keys, campaigns, clients, outbox, projects
 from storage.postgres.database import Database
-
-from benchmarks.harness import Bench
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ async def make_tenant(bench: Bench, campaign_count: int) -> Tenant:
 
 def batch(tenant: Tenant, size: int, span_seconds: int, seed: int) -> bytes:
     """A serialized EventBatch: mostly impressions, some clicks, few conversions, over the last `span_seconds`."""
-    chance = random.Random(seed)  # noqa: S311 (sample data)
+    chance = random.Random(seed)
     now = datetime.now(UTC).timestamp()
     message = event_pb2.EventBatch()
     for _ in range(size):

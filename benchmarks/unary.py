@@ -8,15 +8,15 @@ from pathlib import Path
 from uuid import UUID
 
 import grpc
+
+from benchmarks.harness import Bench, Result, interleaved, process
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 from mrm.campaigns.v1 import campaign_service_pb2_grpc as rpc
+from server.rpc.auth import SESSION_PREFIX, digest, new_secret
 from storage.postgres import campaigns, clients, projects, users
 from storage.postgres.database import Database
 from storage.redis.multiplex import MultiplexedRedis
 from storage.redis.sessions import SCRIPTS, SessionStore
-
-from benchmarks.harness import Bench, Result, interleaved, process
-from server.rpc.auth import SESSION_PREFIX, digest, new_secret
 
 CONCURRENCY = 32
 SESSIONS = 1000

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import grpc
-from mrm.statistics.v1 import event_pb2
-from mrm.statistics.v1 import statistics_service_pb2 as pb
-from mrm.statistics.v1 import statistics_service_pb2_grpc as rpc
 
 from benchmarks.harness import Bench, Result, console, percentile
 from benchmarks.ingest import BATCH
 from benchmarks.tenants import Tenant, batch, make_tenant
+from mrm.statistics.v1 import event_pb2
+from mrm.statistics.v1 import statistics_service_pb2 as pb
+from mrm.statistics.v1 import statistics_service_pb2_grpc as rpc
 
 WATCHED = 100
 PAUSE_SECONDS = 0.05

@@ -4,7 +4,9 @@ This is the one module that sees all others.
 """
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -12,21 +14,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from uuid_utils.compat import uuid7
+
 from mrm.accounts.v1 import api_key_service_pb2, client_service_pb2, session_service_pb2
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.planning.v1 import project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
-from storage.clickhouse.connect import ClickHouse
-from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
-from storage.clickhouse.target import ClickHouseTarget, set_durability
-from storage.migrations import MigrationStatus, Runner, load
-from storage.postgres import token_keys
-from storage.postgres.database import Database
-from storage.postgres.migrating import migration_lock, postgres_runner
-from storage.redis.limits import RateLimiter
-from storage.redis.multiplex import MultiplexedRedis
-from storage.redis.sessions import SCRIPTS, SessionStore
-
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
 from server.accounts.session_service import Passwords, SessionService
@@ -40,6 +33,25 @@ from server.rpc.pipeline import Pipeline
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
 from server.settings import GrpcSettings, Settings
+from server.statistics.aggregator import Aggregator
+from server.statistics.append import IngestRpcs
+from server.statistics.hub import WatchHub
+from server.statistics.ingest import Ingestor, RawFloor
+from server.statistics.query import QueryRpcs
+from server.statistics.relay import CampaignDirectory, CampaignRelay
+from server.statistics.watch import WatchRpcs
+from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
+from storage.clickhouse.connect import ClickHouse
+from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
+from storage.clickhouse.target import ClickHouseTarget, set_durability
+from storage.migrations import MigrationStatus, Runner, load
+from storage.postgres import token_keys
+from storage.postgres.database import Database
+from storage.postgres.migrating import migration_lock, postgres_runner
+from storage.redis.limits import RateLimiter
+from storage.redis.multiplex import MultiplexedRedis
+from storage.redis.sessions import SCRIPTS, SessionStore
+from storage.redis.signals import Signals
 
 SERVICES = (
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
@@ -118,11 +130,12 @@ class Application:
         self._pipeline = Pipeline(authenticator, database, self._streams)
         configured = settings.auth.token_key
         key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
-        pager = Pager(TokenCodec(key))
+        codec = TokenCodec(key)
+        pager = Pager(codec)
         passwords = Passwords()
         self._health = HealthMonitor(
             {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping},
-            {service.full_name: frozenset({"postgresql", "redis"}) for service in SERVICES},
+            {service.full_name: _needs(service.name) for service in SERVICES},
         )
 
         server = self._server = grpc.aio.server(
@@ -137,6 +150,23 @@ class Application:
         self._pipeline.register(server, SERVICES[2], [ClientService(database, pager)])
         self._pipeline.register(server, SERVICES[3], [ProjectService(database, pager)])
         self._pipeline.register(server, SERVICES[4], [CampaignService(database, pager)])
+        holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
+        signals = await self._opened(_signals(settings))
+        directory = CampaignDirectory(database, clickhouse)
+        ingestor = Ingestor(clickhouse, directory, RawFloor(database), settings.ingest)
+        hub = WatchHub(database, clickhouse, signals, settings.watch)
+        self._pipeline.register(
+            server,
+            SERVICES[5],
+            [
+                IngestRpcs(database, ingestor, settings.ingest),
+                QueryRpcs(database, clickhouse),
+                WatchRpcs(database, hub, codec, settings.watch),
+            ],
+            {"AppendEvents": append_request_deserializer, "IngestEvents": ingest_request_deserializer},
+        )
+        relay = CampaignRelay(database, clickhouse, holder=holder, lease_ttl=settings.metrics.lease_ttl)
+        aggregator = Aggregator(database, clickhouse, signals, settings.metrics, holder=holder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if settings.grpc.reflection:
             names = [service.full_name for service in SERVICES]
@@ -146,6 +176,8 @@ class Application:
         await self._health.check()
         self._background(self._health.run())
         self._background(self._streams.run())
+        for task in (relay, aggregator, hub):
+            self._background(task.run())
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)
 
@@ -217,6 +249,15 @@ async def _runners(settings: Settings) -> AsyncIterator[dict[str, Runner]]:
         }
     finally:
         await clickhouse.close()
+
+
+def _needs(service: str) -> frozenset[str]:
+    entities = frozenset({"postgresql", "redis"})
+    return entities | {"clickhouse"} if service == "StatisticsService" else entities
+
+
+async def _signals(settings: Settings) -> Signals:
+    return Signals(settings.redis.durable_dsn.get_secret_value())
 
 
 def _bind(server: grpc.aio.Server, settings: GrpcSettings) -> int:

@@ -15,6 +15,8 @@ from argon2 import PasswordHasher
 from argon2.profiles import CHEAPEST
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from pydantic import SecretStr
+
 from mrm.accounts.v1 import (
     api_key_service_pb2,
     api_key_service_pb2_grpc,
@@ -28,8 +30,6 @@ from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_servic
 from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.planning.v1 import project_pb2, project_service_pb2, project_service_pb2_grpc
 from mrm.statistics.v1 import event_pb2, statistics_service_pb2_grpc
-from pydantic import SecretStr
-
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.settings import Settings
@@ -92,7 +92,7 @@ class World:
     channel: grpc.aio.Channel
     database: Database
     admin: Caller
-    _names: "itertools.count[int]" = field(default_factory=itertools.count)
+    _names: itertools.count[int] = field(default_factory=itertools.count)
 
     @property
     def target(self) -> str:

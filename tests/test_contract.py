@@ -10,13 +10,12 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import EnumDescriptor, FileDescriptor, MethodDescriptor, ServiceDescriptor
-from mrm.common.v1 import error_reason_pb2, options_pb2
 
+from mrm.common.v1 import error_reason_pb2, options_pb2
 from server.accounts.permissions import ALL, KEY_ONLY, ROLE_PERMISSIONS
 from server.app import SERVICES
 from server.rpc.pipeline import Pipeline
 from server.rpc.policy import PolicyMissing, policies, read_policy
-from storage.clickhouse import events
 
 ROOT = Path(__file__).parents[1]
 GENERATED = sorted((ROOT / "generated").rglob("*_pb2*.py"))

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from server.rpc.errors import (
+    Aborted,
     AlreadyExists,
     DomainError,
     EtagMismatch,
@@ -46,6 +47,8 @@ def to_domain(error: Exception) -> DomainError:
             return InvalidRequest("a value breaks a rule of the data", metadata={"constraint": error.constraint})
         case store_errors.NotFound():
             return NotFound.resource(error.kind, "")
+        case store_errors.FencedOut():
+            return Aborted("somebody else has taken over")
         case store_errors.Contention():
             return Unavailable("too many changes at once, try again", retry_after=0.2)
         case _:

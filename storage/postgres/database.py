@@ -173,24 +173,20 @@ class Database:
 
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """Runs a statement in a transaction of its own and returns all its rows."""
-        async with self._connection() as connection:
-            rows: list[Row] = await connection.fetch(sql, *args, timeout=deadline.remaining(_STATEMENT_SECONDS))
+        rows: list[Row] = await self._alone("fetch", sql, args)
         return rows
 
     async def fetchrow(self, sql: str, *args: object) -> Row | None:
         """Runs a statement in a transaction of its own and returns its first row."""
-        async with self._connection() as connection:
-            return await connection.fetchrow(sql, *args, timeout=deadline.remaining(_STATEMENT_SECONDS))
+        return await self._alone("fetchrow", sql, args)
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         """Runs a statement in a transaction of its own and returns the first value of its first row."""
-        async with self._connection() as connection:
-            return await connection.fetchval(sql, *args, timeout=deadline.remaining(_STATEMENT_SECONDS))
+        return await self._alone("fetchval", sql, args)
 
     async def execute(self, sql: str, *args: object) -> str:
         """Runs a statement in a transaction of its own and returns its command tag."""
-        async with self._connection() as connection:
-            tag: str = await connection.execute(sql, *args, timeout=deadline.remaining(_STATEMENT_SECONDS))
+        tag: str = await self._alone("execute", sql, args)
         return tag
 
     @asynccontextmanager
@@ -243,13 +239,11 @@ class Database:
             await asyncio.sleep(jitter * _FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        """Lends a connection for one statement and translates what that raises."""
+    async def _alone(self, method: str, sql: str, args: tuple[object, ...]) -> Any:
         connection = await self._acquire()
         try:
             with translated():
-                yield connection
+                return await getattr(connection, method)(sql, *args, timeout=deadline.remaining(_STATEMENT_SECONDS))
         finally:
             await self._release(connection)
 

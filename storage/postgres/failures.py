@@ -24,6 +24,8 @@ _CONFLICT = (asyncpg.UniqueViolationError, asyncpg.ExclusionViolationError, asyn
 _INVALID = (asyncpg.IntegrityConstraintViolationError, asyncpg.exceptions.DataError)
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
+    # What a statement meets on a connection that the server is just ending.
+    asyncpg.InternalClientError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -53,8 +55,11 @@ def translate(error: BaseException) -> BaseException:
 
 
 def _is_closed(error: BaseException) -> bool:
-    """Whether it is asyncpg's complaint about a closed connection or pool, which has no class of its own."""
-    return isinstance(error, asyncpg.InterfaceError) and "clos" in str(error)
+    """Whether it is asyncpg's complaint about a closed connection or pool, which has no class of its own.
+
+    A lent connection that is lost goes back to the pool by itself, so its borrower hears that it was released.
+    """
+    return isinstance(error, asyncpg.InterfaceError) and any(word in str(error) for word in ("clos", "released"))
 
 
 def _rule_of(error: BaseException) -> str:

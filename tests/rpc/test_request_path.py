@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+
 from mrm.accounts.v1 import (
     api_key_service_pb2,
     client_pb2,
@@ -16,7 +17,6 @@ from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.common.v1 import options_pb2
 from mrm.planning.v1 import project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
-
 from server.rpc.auth import Authenticator, digest
 from server.settings import AuthSettings
 from storage.postgres.database import Database

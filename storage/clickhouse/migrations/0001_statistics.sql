@@ -1,6 +1,6 @@
 -- Campaigns as ClickHouse knows them: written by the relay from PostgreSQL, read through the dictionary.
 -- A campaign's client, project, platform and currency never change; its client's time zone may.
-CREATE TABLE campaigns_dim
+CREATE TABLE IF NOT EXISTS campaigns_dim
 (
     campaign_id UUID,
     client_id   UUID,
@@ -14,7 +14,7 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY campaign_id;
 
 -- Resolves the tenant of every ingested event. Reloaded by the server, never by a timer.
-CREATE DICTIONARY campaigns_dict
+CREATE DICTIONARY IF NOT EXISTS campaigns_dict
 (
     campaign_id UUID,
     client_id   UUID,
@@ -29,7 +29,7 @@ LIFETIME(0)
 LAYOUT(COMPLEX_KEY_HASHED());
 
 -- Raw events. The sorting key is an event's identity, so a replay of any batch, re-batched or not, counts once.
-CREATE TABLE campaign_events
+CREATE TABLE IF NOT EXISTS campaign_events
 (
     client_id    UUID,
     campaign_id  UUID,
@@ -52,7 +52,7 @@ ORDER BY (client_id, campaign_id, toStartOfHour(event_time), event_time, event_i
 SETTINGS index_granularity = 8192;
 
 -- 15-minute slices whose events changed. Repeating a mark is harmless, so nothing goes wrong when an insert is retried.
-CREATE TABLE dirty_slices
+CREATE TABLE IF NOT EXISTS dirty_slices
 (
     client_id    UUID,
     campaign_id  UUID,
@@ -64,13 +64,13 @@ PARTITION BY toDate(mark_time)
 ORDER BY (mark_time, client_id, campaign_id, slice_start)
 TTL toDateTime(mark_time) + INTERVAL 2 DAY;
 
-CREATE MATERIALIZED VIEW mark_dirty_slices TO dirty_slices AS
+CREATE MATERIALIZED VIEW IF NOT EXISTS mark_dirty_slices TO dirty_slices AS
 SELECT client_id, campaign_id, toStartOfFifteenMinutes(event_time) AS slice_start, now64(3) AS mark_time
 FROM campaign_events
 GROUP BY client_id, campaign_id, slice_start;
 
 -- Figures of a campaign in 15 minutes, rebuilt as a whole; the largest version counts.
-CREATE TABLE campaign_metrics_slices
+CREATE TABLE IF NOT EXISTS campaign_metrics_slices
 (
     client_id    UUID,
     campaign_id  UUID,
@@ -92,7 +92,7 @@ ORDER BY (client_id, campaign_id, slice_start);
 
 -- Figures of a campaign in an hour (grain 'hour') or a day (grain 'day', `hour` is its first) by source. Replaced as a
 -- whole by version, never incremented: platforms take figures back.
-CREATE TABLE campaign_metrics_hourly
+CREATE TABLE IF NOT EXISTS campaign_metrics_hourly
 (
     client_id    UUID,
     campaign_id  UUID,
@@ -115,7 +115,7 @@ PARTITION BY toYYYYMM(hour)
 ORDER BY (client_id, campaign_id, platform, source, grain, hour);
 
 -- Days in the client's time zone. formatDateTime takes the zone from a column; toDate would silently use the first row's.
-CREATE VIEW campaign_daily_stats AS
+CREATE VIEW IF NOT EXISTS campaign_daily_stats AS
 SELECT
     client_id,
     project_id,
@@ -134,7 +134,7 @@ WHERE grain = 'hour'
 GROUP BY client_id, project_id, campaign_id, platform, source, currency, date;
 
 -- Events whose time is out of bounds. They count in no figure; repeats collapse.
-CREATE TABLE campaign_events_quarantine
+CREATE TABLE IF NOT EXISTS campaign_events_quarantine
 (
     client_id       UUID,
     campaign_id     UUID,

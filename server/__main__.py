@@ -1,0 +1,31 @@
+"""The `mrm` command; also `python -m server`."""
+
+import typer
+
+from server.cli import admin, demo, health, ingest, migrate, serve, up, watch
+
+app = typer.Typer(
+    name="mrm",
+    help="An advertising agency's working data behind one gRPC API.",
+    no_args_is_help=True,
+    add_completion=False,
+    # The default prints local variables, and with them secrets.
+    pretty_exceptions_enable=False,
+)
+app.command()(up.up)
+app.command()(serve.serve)
+app.add_typer(migrate.commands, name="migrate")
+app.add_typer(admin.commands, name="admin")
+app.command()(ingest.ingest)
+app.command()(watch.watch)
+app.command()(demo.demo)
+app.command()(health.health)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The `mrm` command, one module per command."""

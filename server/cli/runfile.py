@@ -1,0 +1,84 @@
+"""``run.json``: how other commands find what `mrm up` started. It holds passwords, so only its owner may read it."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from server.settings import Settings
+
+DEFAULT_DATA_DIR = Path(".mrm")
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="MRM_DATA_DIR", help="Where `mrm up` keeps the engines' data.")
+]
+
+
+@dataclass(frozen=True, repr=False)
+class RunFile:
+    """One running `mrm up`.
+
+    Attributes:
+        pid: Its process.
+        target: Address of the server.
+    """
+
+    pid: int
+    target: str
+    postgres_dsn: str
+    redis_dsn: str
+    clickhouse_dsn: str
+
+    def write(self, data_dir: Path) -> None:
+        """Puts it into the data directory, at once or not at all."""
+        temporary = data_dir / ".run.json"
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(self), file, indent=2)
+        temporary.replace(_path(data_dir))
+
+
+def read(data_dir: Path) -> RunFile | None:
+    """The `mrm up` that runs in this data directory now, if one does."""
+    try:
+        found = RunFile(**json.loads(_path(data_dir).read_text()))
+        os.kill(found.pid, 0)
+    except PermissionError:
+        # Another user's process: theirs to use.
+        return None
+    except (OSError, ValueError, TypeError):
+        return None
+    return found
+
+
+def remove(data_dir: Path) -> None:
+    """Takes it away when `mrm up` ends."""
+    with suppress(OSError):
+        _path(data_dir).unlink()
+
+
+def load_settings(data_dir: Path) -> Settings:
+    """Settings from the environment; engines it does not name are those of `mrm up`, if it runs."""
+    settings = Settings()
+    if "MRM_POSTGRES__DSN" not in os.environ and (found := read(data_dir)) is not None:
+        point_at(settings, found.postgres_dsn, found.redis_dsn, found.clickhouse_dsn)
+    return settings
+
+
+def point_at(settings: Settings, postgres_dsn: str, redis_dsn: str, clickhouse_dsn: str) -> None:
+    """Makes the settings name these engines."""
+    settings.postgres.dsn = SecretStr(postgres_dsn)
+    settings.redis.durable_dsn = SecretStr(redis_dsn)
+    settings.clickhouse.dsn = SecretStr(clickhouse_dsn)
+
+
+def _path(data_dir: Path) -> Path:
+    return data_dir / "run.json"

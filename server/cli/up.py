@@ -1,0 +1,125 @@
+"""`mrm up`: engines, schema and server on this machine, in one command."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+from rich.text import Text
+
+from server.cli import runfile
+from server.cli.console import log_to, out, run, say, step
+from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, RunFile
+from server.cli.serve import Host, Port
+
+if TYPE_CHECKING:
+    from server.app import Application
+    from server.embedded import EmbeddedEngines
+    from server.settings import Settings
+
+
+def up(data_dir: DataDir = DEFAULT_DATA_DIR, host: Host = None, port: Port = None) -> None:
+    """Start PostgreSQL, Redis, ClickHouse and the server here, keeping data in a directory.
+
+    Needs nothing installed beside this package. Ctrl-C or SIGTERM drains the server and stops the engines. On a
+    terminal the logs go to a file in the data directory, else to standard error.
+    """
+    run(_up(data_dir, host, port))
+
+
+async def _up(data_dir: Path, host: str | None, port: int | None) -> None:
+    from server.settings import Settings
+
+    settings = Settings()
+    if host is not None:
+        settings.grpc.host = host
+    if port is not None:
+        settings.grpc.port = port
+    with ExitStack() as stack:
+        if out.is_terminal:
+            stack.enter_context(log_to(data_dir / "logs" / "server.log"))
+        async with everything(settings, data_dir) as (engines, application):
+            _greet(data_dir, _target(settings, application))
+            if out.is_terminal:
+                shown = _Status(engines, _target(settings, application))
+                stack.enter_context(
+                    Live(
+                        get_renderable=shown.line,
+                        console=out,
+                        refresh_per_second=2,
+                        transient=True,
+                        redirect_stdout=False,
+                        redirect_stderr=False,
+                    )
+                )
+            await application.run_until_signal()
+    say("stopped")
+
+
+@asynccontextmanager
+async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[EmbeddedEngines, Application]]:
+    """Runs engines and server for the length of a block, and says so step by step.
+
+    The engines stop last, whatever happens; ``run.json`` names them meanwhile.
+    """
+    from server.app import Application, migrate
+    from server.embedded import EmbeddedEngines
+    from server.rpc import logs
+
+    logs.configure(settings.logging.level)
+    engines = EmbeddedEngines(data_dir, log=logs.get("engines").info)
+    try:
+        async with step("PostgreSQL, Redis and ClickHouse started"):
+            connections = await engines.start()
+        runfile.point_at(settings, connections.postgres_dsn, connections.redis_dsn, connections.clickhouse_dsn)
+        async with step("schemas up to date"):
+            await migrate(settings)
+        application = Application(settings)
+        async with step("server started"):
+            await application.start()
+        try:
+            RunFile(os.getpid(), _target(settings, application), **vars(connections)).write(data_dir)
+            yield engines, application
+        finally:
+            runfile.remove(data_dir)
+            await application.stop()
+    finally:
+        await engines.stop()
+
+
+def _target(settings: Settings, application: Application) -> str:
+    host = "127.0.0.1" if settings.grpc.host in ("0.0.0.0", "[::]") else settings.grpc.host  # noqa: S104
+    return f"{host}:{application.port}"
+
+
+def _greet(data_dir: Path, target: str) -> None:
+    say(f"[bold]serving on {target}[/], data in {data_dir}")
+    say("  first administrator:  mrm admin create --email you@example.com", style="dim")
+    say(f"  what there is to call: grpcurl -plaintext {target} list", style="dim")
+    say("  Ctrl-C stops everything", style="dim")
+
+
+class _Status:
+    """The line at the bottom of the terminal."""
+
+    def __init__(self, engines: EmbeddedEngines, target: str) -> None:
+        self._engines, self._target = engines, target
+        self._started = time.monotonic()
+
+    def line(self) -> Text:
+        """The state of everything, now."""
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        text = Text.assemble(
+            (" ● ", "green"), (self._target, "bold"), f"  up {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+        )
+        for name, pid, restarts, state in self._engines.status():
+            text.append("   ● ", "green" if state == "running" else "red")
+            text.append(f"{name} {'' if state == 'running' else state + ' '}")
+            text.append(f"pid {pid}" if pid else "", "dim")
+            text.append(f" restarted {restarts}x" if restarts else "", "yellow")
+        return text

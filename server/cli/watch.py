@@ -1,0 +1,108 @@
+"""`mrm watch`: a client's figures while they change."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, aclosing
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+import grpc
+import typer
+from rich.live import Live
+
+import mrm_client
+from mrm.campaigns.v1 import campaign_service_pb2, campaign_service_pb2_grpc
+from mrm.statistics.v1 import statistics_service_pb2
+from mrm_client import CallError
+from server.cli import remote
+from server.cli.console import out, run, say
+from server.cli.live import LiveFigures
+from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+
+_PAGE = 1000
+_CALL_SECONDS = 10
+
+
+class Window(StrEnum):
+    """Which time the figures cover."""
+
+    TODAY = "today"
+    WEEK = "7d"
+    MONTH = "30d"
+
+
+_WINDOWS = {
+    Window.TODAY: statistics_service_pb2.WATCH_WINDOW_TODAY,
+    Window.WEEK: statistics_service_pb2.WATCH_WINDOW_LAST_7_DAYS,
+    Window.MONTH: statistics_service_pb2.WATCH_WINDOW_LAST_30_DAYS,
+}
+
+
+def watch(
+    client: Annotated[UUID, typer.Option(help="Client whose campaigns are watched.")],
+    window: Annotated[Window, typer.Option(help="Time the figures cover, in the client's days.")] = Window.TODAY,
+    once: Annotated[bool, typer.Option("--once", help="Show the present state and end.")] = False,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
+    target: remote.Target = None,
+    token: remote.Token = None,
+    token_file: remote.TokenFile = None,
+    tls: remote.Tls = None,
+    ca_file: remote.CaFile = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show a client's figures live: a table on a terminal, a line per change elsewhere.
+
+    Survives restarts of the server. "age" is how old the figures are. Ctrl-C ends it.
+    """
+    remote.quiet_grpc()
+
+    async def command() -> None:
+        async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir, watch=True) as channel:
+            await _watch(channel, client, window, once, patience)
+
+    run(command())
+
+
+async def _watch(channel: grpc.aio.Channel, client: UUID, window: Window, once: bool, patience: float) -> None:
+    names: dict[str, str] = {}
+    figures = LiveFigures(names)
+
+    def tell(error: CallError, pause: float) -> None:
+        figures.note = f"{error}; trying again in {pause:.0f} s"
+        if not out.is_terminal:
+            say(figures.note, markup=False)
+
+    watching = mrm_client.watch(channel, client, window=_WINDOWS[window], patience=patience, on_retry=tell)
+    with ExitStack() as stack:
+        if out.is_terminal and not once:
+            stack.enter_context(Live(get_renderable=figures.table, console=out, refresh_per_second=4))
+        async with aclosing(watching) as states:
+            async for state in states:
+                if not names.keys() >= state.campaigns.keys():
+                    names.update(await campaign_names(channel, client))
+                    names.update({key: key for key in state.campaigns if key not in names})
+                figures.take(state)
+                if once:
+                    out.print(figures.table())
+                    return
+                if not out.is_terminal:
+                    for line in figures.lines():
+                        say(line, markup=False)
+
+
+async def campaign_names(channel: grpc.aio.Channel, client: UUID) -> dict[str, str]:
+    """Display names of a client's campaigns by id; none if the caller may not read them."""
+    stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+    request = campaign_service_pb2.ListCampaignsRequest(page_size=_PAGE)
+    request.filter.client_id = str(client)
+    names: dict[str, str] = {}
+    try:
+        while True:
+            page = await stub.ListCampaigns(request, timeout=_CALL_SECONDS)
+            names.update((campaign.campaign_id, campaign.display_name) for campaign in page.campaigns)
+            if not page.next_page_token:
+                return names
+            request.page_token = page.next_page_token
+    except grpc.aio.AioRpcError:
+        return names

@@ -1,0 +1,1 @@
+"""Measurements: raw events in, exact figures and live streams out."""

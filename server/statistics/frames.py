@@ -1,0 +1,100 @@
+"""Messages of a watch, put together from parts that are encoded once and shared by all watchers.
+
+A serialized message is the concatenation of its serialized fields, so a part can be any run of fields.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2
+from server.statistics import figures
+from storage.clickhouse.metrics import Figures
+
+Response = statistics_service_pb2.WatchMetricsResponse
+
+_FIELDS = Response.DESCRIPTOR.fields_by_name
+_SNAPSHOT, _UPDATE = _FIELDS["snapshot"].number, _FIELDS["update"].number
+_CAMPAIGNS = Response.Snapshot.DESCRIPTOR.fields_by_name["campaigns"].number
+# The rest of a message is small, so that messages stay below 1 MiB.
+_MOST_BYTES = 2**20 - 8192
+
+assert Response.Update.DESCRIPTOR.fields_by_name["campaigns"].number == _CAMPAIGNS, "one entry serves both"
+
+
+def campaign_entry(campaign_id: UUID, totals: Figures, currency: str, version: int, present: bool) -> bytes:
+    """The state of a campaign as an element of a snapshot or update."""
+    message = metrics_pb2.CampaignMetrics(
+        campaign_id=str(campaign_id),
+        metrics=figures.to_message(totals, currency),
+        state_version=version,
+        data_present=present,
+    )
+    return _delimited(_CAMPAIGNS, message.SerializeToString())
+
+
+def trailer(token: str, watermark: int) -> bytes:
+    """What every message carries beside its kind; `watermark` in Unix milliseconds."""
+    stamp = Timestamp()
+    stamp.FromMilliseconds(watermark)
+    return Response(resume_token=token, watermark_time=stamp).SerializeToString()
+
+
+def snapshot(entries: Iterable[bytes], window: tuple[int, int], trailing: bytes) -> Iterator[bytes]:
+    """The messages of a snapshot; `window` in Unix seconds."""
+    start, end = (Timestamp(seconds=seconds) for seconds in window)
+    head = Response.Snapshot(window_start_time=start, window_end_time=end).SerializeToString()
+    complete = Response.Snapshot(complete=True).SerializeToString()
+    parts = _parts(entries)
+    for number, part in enumerate(parts, start=1):
+        yield _delimited(_SNAPSHOT, b"".join((head, *part, complete if number == len(parts) else b""))) + trailing
+
+
+def update(entries: Iterable[bytes], skipped: int, trailing: bytes) -> Iterator[bytes]:
+    """The messages of an update; the first one tells what was skipped."""
+    head = Response.Update(skipped_count=skipped).SerializeToString()
+    for part in _parts(entries):
+        yield _delimited(_UPDATE, b"".join((head, *part))) + trailing
+        head = b""
+
+
+def checkpoint(trailing: bytes) -> bytes:
+    """Nothing changed up to the watermark."""
+    return Response(checkpoint=Response.Checkpoint()).SerializeToString() + trailing
+
+
+def heartbeat(trailing: bytes) -> bytes:
+    """Nothing changed at all."""
+    return Response(heartbeat=Response.Heartbeat()).SerializeToString() + trailing
+
+
+def reset(reason: statistics_service_pb2.WatchMetricsResponse.ResetReason.ValueType, trailing: bytes) -> bytes:
+    """A snapshot follows."""
+    return Response(reset=Response.Reset(reason=reason)).SerializeToString() + trailing
+
+
+def _parts(entries: Iterable[bytes]) -> Sequence[Sequence[bytes]]:
+    """Entries in groups that fit a message each; one empty group if there are none."""
+    parts: list[list[bytes]] = [[]]
+    size = 0
+    for entry in entries:
+        if size + len(entry) > _MOST_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(entry)
+        size += len(entry)
+    return parts
+
+
+def _delimited(number: int, body: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(body)) + body
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

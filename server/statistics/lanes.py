@@ -1,0 +1,51 @@
+"""Which marks of changed slices are done."""
+
+from storage.clickhouse.rebuild import BUCKET_MILLIS, Lane
+
+MOST_BUCKETS = 4096
+"""Buckets of marks looked at in one go."""
+
+
+class LaneReader:
+    """Remembers how many marks each short bucket of mark time had when they were last worked off.
+
+    What is remembered is bounded by the window of time, not by the number of slices, and a mark that becomes visible
+    late is still noticed: its bucket has one more.
+
+    Args:
+        lane: The lane.
+        done: Marks before this were worked off earlier, in Unix milliseconds.
+        overlap: Milliseconds by which a mark may become visible after its time.
+    """
+
+    def __init__(self, lane: Lane, done: int, overlap: int) -> None:
+        self.lane = lane
+        self.done = done
+        self._overlap = overlap
+        self._counts: dict[int, int] = {}
+
+    @property
+    def since(self) -> int:
+        """Where to count from, in Unix milliseconds: the begin of a bucket."""
+        return max(0, self.done - self._overlap) // BUCKET_MILLIS * BUCKET_MILLIS
+
+    def changed(self, counts: dict[int, int]) -> list[int]:
+        """Buckets with other marks than the remembered ones."""
+        return [bucket for bucket, count in counts.items() if self._counts.get(bucket) != count]
+
+    def advance(self, counts: dict[int, int], asked: int) -> bool:
+        """Remembers marks that are worked off now.
+
+        Args:
+            counts: Marks per bucket from `since` on, the oldest `MOST_BUCKETS` of them.
+            asked: ClickHouse's clock before it counted, in Unix milliseconds.
+
+        Returns:
+            Whether there may be more to do at once.
+        """
+        full = len(counts) >= MOST_BUCKETS
+        reached = min(asked, (max(counts) + 1) * BUCKET_MILLIS) if full else asked
+        self.done = max(self.done, reached)
+        first = self.since // BUCKET_MILLIS
+        self._counts = {bucket: count for bucket, count in counts.items() if bucket >= first}
+        return full

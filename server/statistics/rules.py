@@ -1,0 +1,137 @@
+"""What a statistics request must be, beyond what its message declares."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mrm.common.v1 import platform_pb2, time_pb2
+from mrm.statistics.v1 import statistics_service_pb2
+from server.rpc import values
+from server.rpc.errors import DomainError, InvalidRequest
+from server.statistics.buckets import HOUR, bucket_count, day_start
+from storage.clickhouse.metrics import Dimension
+
+MOST_ROWS = 10_000
+PLATFORMS = values.EnumWords(platform_pb2.Platform, "PLATFORM_")
+
+_FIRST_YEAR, _LAST_YEAR = 1971, 2100
+_LONGEST_DAYS = 3653
+_DIMENSIONS: dict[int, Dimension] = {
+    statistics_service_pb2.DIMENSION_CLIENT: "client_id",
+    statistics_service_pb2.DIMENSION_PROJECT: "project_id",
+    statistics_service_pb2.DIMENSION_CAMPAIGN: "campaign_id",
+    statistics_service_pb2.DIMENSION_PLATFORM: "platform",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What is measured; an empty part lets all pass."""
+
+    client_ids: tuple[UUID, ...]
+    project_ids: tuple[UUID, ...]
+    campaign_ids: tuple[UUID, ...]
+    platforms: frozenset[str]
+
+
+class QueryTooLarge(DomainError):
+    """The reply would be too large."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "QUERY_TOO_LARGE"
+
+
+def read_filter(message: statistics_service_pb2.StatisticsFilter) -> Filter:
+    """The filter of a validated request."""
+    return Filter(
+        _ids(message.client_ids),
+        _ids(message.project_ids),
+        _ids(message.campaign_ids),
+        frozenset(PLATFORMS.word(platform) for platform in message.platforms),
+    )
+
+
+def read_dimensions(numbers: Iterable[int]) -> list[Dimension]:
+    """Dimensions in the order of the request."""
+    return [_DIMENSIONS[number] for number in numbers]
+
+
+def read_period(request: statistics_service_pb2.QueryStatisticsRequest, zone: ZoneInfo) -> tuple[int, int]:
+    """The time to cover, in Unix seconds, end excluded.
+
+    Raises:
+        InvalidRequest: It names no days, is not in full hours, is empty or too long.
+    """
+    if request.WhichOneof("period") == "times":
+        return times(request.times, "times")
+    return dates(request.dates, zone)
+
+
+def dates(message: time_pb2.DateRange, zone: ZoneInfo) -> tuple[int, int]:
+    """Calendar days of a time zone."""
+    first, last = values.day(message.start_date, "dates.start_date"), values.day(message.end_date, "dates.end_date")
+    for day, name in ((first, "start_date"), (last, "end_date")):
+        if day is None or not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            raise _out_of_range(f"dates.{name}")
+    assert first is not None
+    assert last is not None
+    if last < first:
+        raise InvalidRequest.field("dates", "PERIOD_EMPTY", "ends before it starts")
+    if (last - first).days >= _LONGEST_DAYS:
+        raise _too_long("dates")
+    return day_start(first, zone), day_start(last + timedelta(days=1), zone)
+
+
+def times(message: time_pb2.TimeRange, field: str) -> tuple[int, int]:
+    """Instants in full hours."""
+    start, end = (
+        _full_hour(message.start_time, f"{field}.start_time"),
+        _full_hour(message.end_time, f"{field}.end_time"),
+    )
+    if end <= start:
+        raise InvalidRequest.field(field, "PERIOD_EMPTY", "ends before it starts")
+    if end - start > _LONGEST_DAYS * 24 * HOUR:
+        raise _too_long(field)
+    return start, end
+
+
+def check_buckets(granularity: int, start: int, end: int) -> None:
+    """Raises QueryTooLarge if the buckets alone are too many."""
+    check_rows(bucket_count(granularity, start, end), 1)
+
+
+def check_rows(buckets: int, combinations: int) -> None:
+    """Raises QueryTooLarge if a reply of so many rows is too large."""
+    rows = buckets * max(1, combinations)
+    if rows <= MOST_ROWS:
+        return
+    narrower = "fewer dimensions or a narrower filter, " if combinations > 1 else ""
+    raise QueryTooLarge(
+        f"this would be more than {MOST_ROWS} rows: ask for {narrower}a coarser granularity or a shorter period",
+        metadata={"rows": str(rows), "row_limit": str(MOST_ROWS), "bucket_count": str(buckets)},
+    )
+
+
+def _full_hour(stamp: Timestamp, field: str) -> int:
+    if stamp.nanos or stamp.seconds % HOUR:
+        raise InvalidRequest.field(field, "FULL_HOUR", "must be a full hour")
+    # Seconds of the first and last year that both stores and calendars can hold.
+    if not 31_536_000 <= stamp.seconds <= 4_133_980_800:
+        raise _out_of_range(field)
+    return int(stamp.seconds)
+
+
+def _out_of_range(field: str) -> InvalidRequest:
+    return InvalidRequest.field(field, "TIME_OUT_OF_RANGE", f"must lie in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+
+
+def _too_long(field: str) -> InvalidRequest:
+    return InvalidRequest.field(field, "PERIOD_TOO_LONG", "must not be longer than 10 years")
+
+
+def _ids(texts: Sequence[str]) -> tuple[UUID, ...]:
+    return tuple(UUID(text) for text in texts)

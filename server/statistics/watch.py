@@ -1,0 +1,217 @@
+"""WatchMetrics: one stream per watcher."""
+
+import asyncio
+from contextlib import suppress
+from uuid import UUID
+
+from mrm.statistics.v1 import statistics_service_pb2
+from server.rpc import values
+from server.rpc.call import StreamCall
+from server.rpc.errors import NotFound, ResourceExhausted, Unavailable
+from server.rpc.tokens import TokenCodec
+from server.settings import WatchSettings
+from server.statistics import frames, rules
+from server.statistics.feeds import Mailbox, Span
+from server.statistics.hub import WatchHub
+from server.statistics.reach import require
+from server.statistics.tokens import Position, ResumeTokens
+from storage.postgres import campaigns, reach
+from storage.postgres.database import Database
+
+WatchCall = StreamCall[statistics_service_pb2.WatchMetricsRequest, statistics_service_pb2.WatchMetricsResponse]
+
+_HEARTBEAT_SECONDS = 10.0
+_LEAST_CHECKPOINT_SECONDS = 1.0
+_SNAPSHOT_SECONDS = 15.0
+_DAYS = {
+    statistics_service_pb2.WATCH_WINDOW_UNSPECIFIED: 1,
+    statistics_service_pb2.WATCH_WINDOW_TODAY: 1,
+    statistics_service_pb2.WATCH_WINDOW_LAST_7_DAYS: 7,
+    statistics_service_pb2.WATCH_WINDOW_LAST_30_DAYS: 30,
+}
+
+
+class WatchRpcs:
+    """RPCs that stream figures.
+
+    Args:
+        database: Knows rights.
+        hub: Knows the state.
+        codec: Authenticates resume tokens.
+        settings: Limits.
+    """
+
+    def __init__(self, database: Database, hub: WatchHub, codec: TokenCodec, settings: WatchSettings) -> None:
+        self._database = database
+        self._hub = hub
+        self._codec = codec
+        self._settings = settings
+
+    async def WatchMetrics(self, request: statistics_service_pb2.WatchMetricsRequest, call: WatchCall) -> None:
+        """Streams the state of a client's campaigns until the caller leaves or the server shuts down."""
+        tokens = ResumeTokens(self._codec, request, call)
+        position = tokens.open(request.resume_token)
+        client_id = values.required_id(request.client_id, "client_id")
+        chosen = frozenset(values.required_id(each, "campaign_ids") for each in request.campaign_ids)
+        zone = await self._check_rights(call, client_id, chosen)
+        span = _span(request)
+        if span.days:
+            # Refused here: its days cannot be cut out of hours.
+            values.time_zone(zone, "client_id")
+        heartbeat = _HEARTBEAT_SECONDS
+        if request.HasField("heartbeat_interval"):
+            heartbeat = request.heartbeat_interval.ToTimedelta().total_seconds()
+        with self._hub.subscribe(call.scope, client_id, span, chosen or None) as mailbox:
+            await Watcher(call, mailbox, tokens, position, heartbeat, self._settings.write_timeout).run()
+
+    async def _check_rights(self, call: WatchCall, client_id: UUID, chosen: frozenset[UUID]) -> str:
+        zones = await reach.clients(self._database, call.scope, [client_id])
+        require("client", [client_id], zones)
+        if chosen:
+            found = await campaigns.for_dimension(
+                self._database, call.scope, campaign_ids=list(chosen), client_id=client_id
+            )
+            require("campaign", sorted(chosen), (each.campaign_id for each in found))
+        return zones[client_id]
+
+
+class Watcher:
+    """Sends one watcher what its mailbox holds.
+
+    Args:
+        call: The stream.
+        mailbox: What there is to send.
+        tokens: Makes resume tokens.
+        position: Nothing older than this is sent.
+        heartbeat: Longest silence in seconds.
+        write_timeout: A reader that takes nothing for this long is cut off.
+    """
+
+    def __init__(
+        self,
+        call: WatchCall,
+        mailbox: Mailbox,
+        tokens: ResumeTokens,
+        position: Position,
+        heartbeat: float,
+        write_timeout: float,
+    ) -> None:
+        self._call = call
+        self._mailbox = mailbox
+        self._tokens = tokens
+        self._position = position
+        self._heartbeat = heartbeat
+        self._checkpoint = max(_LEAST_CHECKPOINT_SECONDS, heartbeat / 2)
+        self._write_timeout = write_timeout
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._begun = False
+
+    async def run(self) -> None:
+        """Streams until the server drains or the call ends.
+
+        Raises:
+            Unavailable: The server shuts down, or the state is not as far as the caller has seen.
+            NotFound: The caller may no longer see the client.
+            ResourceExhausted: The caller does not read.
+        """
+        drained = asyncio.create_task(self._wake_on_drain())
+        try:
+            while not self._call.draining.is_set():
+                if self._mailbox.revoked:
+                    raise NotFound.resource("client", str(self._mailbox.feed.client_id))
+                if not await self._send_news():
+                    await self._rest()
+        finally:
+            drained.cancel()
+        if self._begun:
+            await self._write(frames.checkpoint(self._trailer()))
+        raise Unavailable("the server shuts down, connect again and resume", reason="SHUTTING_DOWN", retry_after=0.5)
+
+    async def _send_news(self) -> bool:
+        """Sends what there is; returns whether there was anything."""
+        mailbox = self._mailbox
+        mailbox.wake.clear()
+        reason = mailbox.take_reset()
+        if reason is not None:
+            await self._write(frames.reset(reason, self._trailer()))
+        elif mailbox.waiting_for_snapshot:
+            if not self._caught_up():
+                return False
+            entries = mailbox.take_snapshot()
+            window = mailbox.feed.window
+            self._begun = True
+            self._advance()
+            for message in frames.snapshot(entries, window, self._trailer()):
+                await self._write(message)
+        elif mailbox.changed:
+            entries, skipped = mailbox.take_update()
+            self._advance()
+            for message in frames.update(entries, skipped, self._trailer()):
+                await self._write(message)
+        else:
+            return False
+        return True
+
+    def _caught_up(self) -> bool:
+        """Whether the state is complete and at least as new as what the caller has seen."""
+        feed = self._mailbox.feed
+        if not feed.ready or feed.watermark < self._position.watermark:
+            return False
+        # Another process may have moved its window a moment before this one. If waiting does not help, the window has
+        # moved back: the client is in another time zone now.
+        return feed.window[0] >= self._position.window_start or self._silence() > self._checkpoint
+
+    async def _rest(self) -> None:
+        """Waits for news; says that there are none when it is time to."""
+        limit = self._heartbeat
+        if not self._begun:
+            limit = _SNAPSHOT_SECONDS
+        elif self._moved():
+            limit = self._checkpoint
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(self._checkpoint, max(0.0, limit - self._silence()))):
+                await self._mailbox.wake.wait()
+                return
+        if not self._begun:
+            if self._silence() >= _SNAPSHOT_SECONDS:
+                raise Unavailable("the figures are not up to date yet, try again", retry_after=1.0)
+        elif self._moved() and self._silence() >= self._checkpoint:
+            self._advance()
+            await self._write(frames.checkpoint(self._trailer()))
+        elif self._silence() >= self._heartbeat:
+            await self._write(frames.heartbeat(self._trailer()))
+
+    def _silence(self) -> float:
+        return self._loop.time() - self._sent_at
+
+    def _moved(self) -> bool:
+        return not self._mailbox.waiting_for_snapshot and self._mailbox.feed.watermark > self._position.watermark
+
+    def _advance(self) -> None:
+        feed = self._mailbox.feed
+        self._position = Position(max(feed.watermark, self._position.watermark), feed.window[0])
+
+    def _trailer(self) -> bytes:
+        return frames.trailer(self._tokens.seal(self._position), self._position.watermark)
+
+    async def _write(self, message: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self._call.write(message)
+        except TimeoutError:
+            raise ResourceExhausted(
+                "the stream is not being read: read faster and resume", metadata={"cause": "slow_reader"}
+            ) from None
+        self._sent_at = self._loop.time()
+
+    async def _wake_on_drain(self) -> None:
+        await self._call.draining.wait()
+        self._mailbox.wake.set()
+
+
+def _span(request: statistics_service_pb2.WatchMetricsRequest) -> Span:
+    if request.HasField("times"):
+        start, end = rules.times(request.times, "times")
+        return Span(0, start, end)
+    return Span(_DAYS[request.window])

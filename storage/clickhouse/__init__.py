@@ -1,0 +1,1 @@
+"""ClickHouse, the truth for measurements."""

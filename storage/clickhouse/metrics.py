@@ -1,0 +1,239 @@
+# ruff: noqa: S608 - what statements are put together from are constants, integers and UUID objects
+"""Reads the figures that the rebuild keeps: sums for queries, states for watchers, freshness.
+
+Ids and bounds are written into the statement, which travels in the body: as parameters they would not fit an address
+line. Only UUID objects and integers are, so there is nothing to escape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from storage.clickhouse.connect import ClickHouse
+
+Dimension = Literal["client_id", "project_id", "campaign_id", "platform"]
+
+LONG_STATEMENT = {"max_query_size": 64 * 2**20, "max_ast_elements": 1_000_000, "max_expanded_ast_elements": 1_000_000}
+"""Settings of statements that hold lists of ids."""
+
+_SOURCE = "source = 'events' AND grain = 'hour'"
+
+_SUMS = """sum(impressions), sum(clicks), toInt128(sum(conversions) * 1000000), toInt128(sum(cost) * 1000000),
+  toInt128(sum(revenue) * 1000000)"""
+
+
+class Figures(NamedTuple):
+    """Sums over some hours. Amounts and conversions are in millionths."""
+
+    impressions: int = 0
+    clicks: int = 0
+    conversions_micros: int = 0
+    cost_micros: int = 0
+    revenue_micros: int = 0
+
+
+NO_FIGURES = Figures()
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows a question covers; conditions that are given must all hold.
+
+    Attributes:
+        clients: Only these clients. Never left out: it is what keeps tenants apart.
+        whole_clients: If given, of other clients than these only `team_projects` are covered.
+        team_projects: See `whole_clients`.
+        projects: Only these projects.
+        campaigns: Only these campaigns.
+        platforms: Only these platforms.
+    """
+
+    clients: Collection[UUID]
+    whole_clients: Collection[UUID] | None = None
+    team_projects: Collection[UUID] = ()
+    projects: Collection[UUID] | None = None
+    campaigns: Collection[UUID] | None = None
+    platforms: Collection[str] | None = None
+
+    def condition(self) -> str:
+        """The condition in SQL."""
+        parts = [f"client_id IN {ids(self.clients)}"]
+        if self.whole_clients is not None:
+            parts.append(f"(client_id IN {ids(self.whole_clients)} OR project_id IN {ids(self.team_projects)})")
+        if self.projects is not None:
+            parts.append(f"project_id IN {ids(self.projects)}")
+        if self.campaigns is not None:
+            parts.append(f"campaign_id IN {ids(self.campaigns)}")
+        if self.platforms is not None:
+            parts.append("platform IN {platforms:Array(String)}")
+        return " AND ".join(parts)
+
+    def parameters(self) -> dict[str, object]:
+        """Values that `condition` names."""
+        return {} if self.platforms is None else {"platforms": sorted(self.platforms)}
+
+
+class Combination(NamedTuple):
+    """Values of the dimensions asked for, in their order, and a currency."""
+
+    values: tuple[UUID | str, ...]
+    currency: str
+
+
+class Sum(NamedTuple):
+    """Figures of one bucket and combination. `bucket` is the start of the bucket in Unix seconds."""
+
+    bucket: int
+    combination: Combination
+    figures: Figures
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Campaigns whose totals over one window are watched.
+
+    Attributes:
+        start: Begin of the window in Unix seconds, a full hour.
+        end: End of the window, exclusive.
+        clients: Client to its campaigns that are watched; None for all of them.
+    """
+
+    start: int
+    end: int
+    clients: Mapping[UUID, Collection[UUID] | None]
+
+
+class LiveTotal(NamedTuple):
+    """Totals of a campaign over a window; `window` is the index of the `Watched` that asked."""
+
+    window: int
+    client_id: UUID
+    campaign_id: UUID
+    currency: str
+    figures: Figures
+    version: int
+
+
+class Freshness(NamedTuple):
+    """How current a client's figures are."""
+
+    last_event_time: datetime | None
+    dirty_slices: int
+    quarantined: int
+
+
+def ids(values: Iterable[UUID]) -> str:
+    """A list of ids in SQL, never an empty one: that would be no list at all."""
+    texts = [f"'{value}'" for value in values]
+    return f"({', '.join(texts)})" if texts else "('00000000-0000-0000-0000-000000000000')"
+
+
+async def combinations(
+    store: ClickHouse, selection: Selection, start: int, end: int, dimensions: Sequence[Dimension], limit: int
+) -> list[Combination]:
+    """Up to `limit` combinations of dimension values and currency that have rows from `start` to `end` (Unix seconds).
+
+    It needs no FINAL: the newest version of a row has the same dimensions as the older ones.
+    """
+    columns = ", ".join((*dimensions, "currency"))
+    rows = await store.fetch(
+        f"""SELECT DISTINCT {columns} FROM campaign_metrics_hourly
+        WHERE {selection.condition()} AND {_SOURCE} AND {_hours(start, end)} LIMIT {limit:d}""",
+        selection.parameters(),
+        settings=LONG_STATEMENT,
+    )
+    return [Combination(row[:-1], row[-1]) for row in rows]
+
+
+async def sums(
+    store: ClickHouse, selection: Selection, bounds: Sequence[int], dimensions: Sequence[Dimension]
+) -> list[Sum]:
+    """Sums per bucket and combination; combinations without rows in a bucket are left out.
+
+    Args:
+        store: Where to run it.
+        selection: What to measure.
+        bounds: Starts of the buckets in Unix seconds, ascending, and the end of the last one. All are full hours.
+        dimensions: What to break down by.
+    """
+    # The bounds carry the calendar: days and their lengths were computed where the time zone rules are known.
+    starts = ", ".join(str(int(bound)) for bound in bounds[:-1])
+    columns = ", ".join((*dimensions, "currency"))
+    rows = await store.fetch(
+        f"""SELECT roundDown(toUnixTimestamp(hour), [{starts}]::Array(UInt32)) AS bucket, {columns}, {_SUMS}
+        FROM campaign_metrics_hourly FINAL
+        WHERE {selection.condition()} AND {_SOURCE} AND {_hours(bounds[0], bounds[-1])}
+        GROUP BY bucket, {columns}""",
+        selection.parameters(),
+        settings=LONG_STATEMENT,
+    )
+    width = len(dimensions)
+    return [Sum(row[0], Combination(row[1 : 1 + width], row[1 + width]), Figures(*row[2 + width :])) for row in rows]
+
+
+async def live_totals(store: ClickHouse, watched: Sequence[Watched], timeout: float) -> list[LiveTotal]:
+    """Totals of watched campaigns over their windows, in one statement; campaigns without rows are left out."""
+    parts = [part for index, window in enumerate(watched) for part in _live_parts(index, window)]
+    if not parts:
+        return []
+    rows = await store.fetch(" UNION ALL ".join(parts), settings=LONG_STATEMENT, timeout=timeout)
+    return [LiveTotal(row[0], row[1], row[2], row[3], Figures(*row[5:]), row[4]) for row in rows]
+
+
+def _live_parts(index: int, window: Watched) -> Iterable[str]:
+    whole = [client for client, campaigns in window.clients.items() if campaigns is None]
+    if whole:
+        yield _live_part(index, window, f"client_id IN {ids(whole)}")
+    some = {client: campaigns for client, campaigns in window.clients.items() if campaigns is not None}
+    if some:
+        wanted = {campaign for campaigns in some.values() for campaign in campaigns}
+        yield _live_part(index, window, f"client_id IN {ids(some)} AND campaign_id IN {ids(wanted)}")
+
+
+def _live_part(index: int, window: Watched, condition: str) -> str:
+    return f"""SELECT toUInt32({index:d}), client_id, campaign_id, any(currency), max(version), {_SUMS}
+        FROM campaign_metrics_hourly FINAL
+        WHERE {condition} AND {_SOURCE} AND {_hours(window.start, window.end)}
+        GROUP BY client_id, campaign_id"""
+
+
+async def freshness(store: ClickHouse, client_id: UUID, marked_since: datetime) -> Freshness:
+    """How current a client's figures are.
+
+    Args:
+        store: Where to run it.
+        client_id: The client.
+        marked_since: Slices marked since then count as waiting.
+    """
+    [(waiting, quarantined)] = await store.fetch(
+        """SELECT
+          (SELECT uniqExact(campaign_id, slice_start) FROM dirty_slices
+            WHERE mark_time >= fromUnixTimestamp64Milli({since:Int64}) AND client_id = {client:UUID}),
+          (SELECT count() FROM campaign_events_quarantine FINAL
+            WHERE client_id = {client:UUID} AND quarantine_time >= now() - INTERVAL 90 DAY)""",
+        {"client": str(client_id), "since": int(marked_since.timestamp() * 1000)},
+    )
+    return Freshness(await _last_event_time(store, client_id), waiting, quarantined)
+
+
+async def _last_event_time(store: ClickHouse, client_id: UUID) -> datetime | None:
+    """Latest event among the figures: looked for only in the newest slice that has any, never in all events."""
+    [(count, micros)] = await store.fetch(
+        """WITH newest AS (
+          SELECT max(slice_start) AS at FROM campaign_metrics_slices FINAL
+          WHERE client_id = {client:UUID} AND event_count > 0)
+        SELECT count(), toUnixTimestamp64Micro(max(event_time)) FROM campaign_events
+        WHERE client_id = {client:UUID}
+          AND event_time >= (SELECT at FROM newest) AND event_time < (SELECT at FROM newest) + INTERVAL 15 MINUTE
+          AND toStartOfHour(event_time) = toStartOfHour((SELECT at FROM newest))""",
+        {"client": str(client_id)},
+    )
+    return datetime.fromtimestamp(micros / 1_000_000, UTC) if count else None
+
+
+def _hours(start: int, end: int) -> str:
+    return f"hour >= toDateTime({start:d}, 'UTC') AND hour < toDateTime({end:d}, 'UTC')"

@@ -1,0 +1,72 @@
+# ruff: noqa: S608 - the statements are put together from constants of this package
+"""What of the measurements a caller may see, and what a watched client consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from storage.postgres import visibility
+from storage.postgres.database import Executor
+from storage.scope import Scope
+
+
+class ProjectOwner(NamedTuple):
+    """A project and its client."""
+
+    project_id: UUID
+    client_id: UUID
+
+
+class ClientCampaign(NamedTuple):
+    """A campaign of a client, and its currency."""
+
+    client_id: UUID
+    campaign_id: UUID
+    currency: str
+
+
+# Clients seen as a whole, or those among the given ones, with their time zones.
+_CLIENTS = f"""
+SELECT cl.id, cl.settings->>'timezone' FROM clients cl
+WHERE ($4::uuid[] IS NULL OR cl.id = ANY ($4)) AND {visibility.CLIENT}"""
+
+# Projects whose team the caller is on, though it may not see their clients.
+_TEAM_PROJECTS = f"""
+SELECT p.id, p.client_id
+FROM project_team t JOIN projects p ON p.id = t.project_id JOIN clients cl ON cl.id = p.client_id
+WHERE t.user_id = $2::uuid AND NOT {visibility.CLIENT}"""
+
+# Those of the given projects that the caller may see.
+_PROJECTS = f"""
+SELECT p.id, p.client_id FROM projects p JOIN clients cl ON cl.id = p.client_id
+WHERE p.id = ANY ($4::uuid[]) AND {visibility.project("p.id")}"""
+
+# All campaigns of the clients themselves, not of clients under them.
+_CAMPAIGNS = f"""
+SELECT c.client_id, c.id, c.currency FROM campaigns c JOIN clients cl ON cl.id = c.client_id
+WHERE c.client_id = ANY ($4::uuid[]) AND {visibility.CLIENT}"""
+
+
+async def clients(db: Executor, scope: Scope, client_ids: Sequence[UUID] | None = None) -> dict[UUID, str]:
+    """Clients in scope and their time zones; only those among `client_ids` when given."""
+    rows = await db.fetch(_CLIENTS, *scope.args, None if client_ids is None else list(client_ids))
+    return {row[0]: row[1] for row in rows}
+
+
+async def team_projects(db: Executor, scope: Scope) -> list[ProjectOwner]:
+    """Projects the caller may see only because it is on their team."""
+    if scope.everything or scope.user_id is None:
+        return []
+    return [ProjectOwner(*row) for row in await db.fetch(_TEAM_PROJECTS, *scope.args)]
+
+
+async def projects(db: Executor, scope: Scope, project_ids: Sequence[UUID]) -> list[ProjectOwner]:
+    """Those of the projects that are in scope."""
+    return [ProjectOwner(*row) for row in await db.fetch(_PROJECTS, *scope.args, list(project_ids))]
+
+
+async def campaigns(db: Executor, scope: Scope, client_ids: Sequence[UUID]) -> list[ClientCampaign]:
+    """All campaigns of those of the clients that are in scope as a whole."""
+    return [ClientCampaign(*row) for row in await db.fetch(_CAMPAIGNS, *scope.args, list(client_ids))]

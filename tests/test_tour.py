@@ -1,0 +1,51 @@
+"""The README's tour, run as a newcomer would: with the real `mrm`, the real grpcurl and a shell."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TARGET = "localhost:50051"
+
+
+def tour() -> str:
+    """All blocks marked `sh` of the README, in order."""
+    return "\n".join(re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S))
+
+
+@pytest.mark.timeout(180)
+async def test_the_tour_works_as_written(tmp_path: Path) -> None:
+    tools = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    server = await asyncio.create_subprocess_exec(
+        "mrm", "up", "--port", "0", cwd=tmp_path, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert server.stdout is not None
+    try:
+        target = ""
+        while not target:
+            line = (await asyncio.wait_for(server.stdout.readline(), 60)).decode()
+            assert line, "mrm up ended"
+            if found := re.search(r"serving on (\S+?:\d+)", line):
+                target = found[1]
+        script = "set -euo pipefail\n" + tour().replace(TARGET, target)
+        shell = await asyncio.create_subprocess_exec(
+            "bash", "-c", script, cwd=tmp_path, env=environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output = (await asyncio.wait_for(shell.communicate(), 120))[0].decode()
+        assert shell.returncode == 0, output
+    finally:
+        server.terminate()
+        assert await asyncio.wait_for(server.wait(), 30) == 0
+    assert "mrm.statistics.v1.StatisticsService" in output
+    assert "first a snapshot, then the campaigns that changed" in output
+    assert '"storedCount": "2"' in output
+    assert re.search(r'"impressions": "1",\s+"clicks": "1",\s+"conversions": "0",\s+"costMicros": "3700"', output), output
+    assert '"snapshot"' in output
+    assert "value must be a valid UUID" in output
