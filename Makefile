@@ -53,6 +53,7 @@ proto: $(STAMP) ## Regenerate generated/ from protos/
 	@$(RUN) python tools/third_party_protos.py
 	@$(RUN) buf format --write
 	@$(RUN) buf generate
+	@$(RUN) buf build --output generated/mrm/contract.binpb
 
 proto-check: $(STAMP) ## The contract breaks nobody, and generated/ is what protos/ says
 	@$(RUN) python tools/third_party_protos.py

@@ -108,21 +108,31 @@ async def process(module: list[str], environment: dict[str, str], log: Path) -> 
 
 
 async def interleaved(
-    rounds: int, measured: Callable[[], Awaitable[float]], floor: Callable[[], Awaitable[float]], warmups: int = 1
+    rounds: int,
+    measured: Callable[[], Awaitable[float]],
+    floor: Callable[[], Awaitable[float]],
+    warmups: int = 1,
+    settle: float = 0.0,
 ) -> tuple[float, float, float]:
     """Measures both in turn; each round's order is the reverse of the one before.
+
+    Args:
+        rounds: Pairs that count.
+        measured: One measurement of the service.
+        floor: One measurement of the floor.
+        warmups: Pairs before them that do not.
+        settle: Seconds before each measurement, so that background work of the one before does not fall on it.
 
     Returns:
         Median of the measured, median of the floor, median of the ratios round by round.
     """
     pairs: list[tuple[float, float]] = []
     for number in range(warmups + rounds):
-        if number % 2:
-            low = await floor()
-            high = await measured()
-        else:
-            high = await measured()
-            low = await floor()
+        figures = {}
+        for side in (measured, floor) if number % 2 else (floor, measured):
+            await asyncio.sleep(settle)
+            figures[side] = await side()
+        high, low = figures[measured], figures[floor]
         if number >= warmups:
             pairs.append((high, low))
             console.print(f"  round {number - warmups + 1}/{rounds}: {high:,.0f} / {low:,.0f} = {high / low:.3f}")

@@ -167,7 +167,9 @@ class _Merger:
         )
 
     def _become(self, response: Response, **fields: object) -> WatchState:
-        watermark = _instant(response.watermark_time) if response.HasField("watermark_time") else self.state.watermark
+        # A server that has just started may not know its watermark yet.
+        known = response.watermark_time.seconds > 0
+        watermark = _instant(response.watermark_time) if known else self.state.watermark
         token = response.resume_token or self.state.resume_token
         self.state = replace(self.state, watermark=watermark, resume_token=token, **fields)  # type: ignore[arg-type]
         return self.state

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from uuid_utils.compat import uuid7
 
 from mrm.accounts.v1 import api_key_service_pb2, client_service_pb2, session_service_pb2
@@ -30,6 +30,7 @@ from server.rpc.auth import Authenticator
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import Pager
 from server.rpc.pipeline import Pipeline
+from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
 from server.settings import GrpcSettings, Settings
@@ -171,7 +172,8 @@ class Application:
         if settings.grpc.reflection:
             names = [service.full_name for service in SERVICES]
             health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-            reflection.enable_server_reflection([*names, health_name, reflection.SERVICE_NAME], server)
+            servicer = CommentedReflection([*names, health_name, reflection.SERVICE_NAME])
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
         self.port = _bind(server, settings.grpc)
         await self._health.check()
         self._background(self._health.run())

@@ -48,4 +48,4 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert '"storedCount": "2"' in output
     assert re.search(r'"impressions": "1",\s+"clicks": "1",\s+"conversions": "0",\s+"costMicros": "3700"', output), output
     assert '"snapshot"' in output
-    assert "value must be a valid UUID" in output
+    assert "must be a valid UUID" in output

@@ -20,6 +20,7 @@ def main() -> None:
     """Generates into a temporary folder and compares."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["buf", "generate", "--output", folder], check=True)
+        subprocess.run(["buf", "build", "--output", f"{folder}/generated/mrm/contract.binpb"], check=True)
         ignore = ["__pycache__", ".mypy_cache", ".ruff_cache"]
         found = differences(filecmp.dircmp("generated", str(Path(folder, "generated")), ignore=ignore))
     if found:

@@ -115,9 +115,7 @@ class Pipeline:
             handlers[descriptor.name] = self._handler(descriptor, method, custom)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
-    def _handler(
-        self, descriptor: MethodDescriptor, method: Method, custom: Deserializer | None
-    ) -> Handler:
+    def _handler(self, descriptor: MethodDescriptor, method: Method, custom: Deserializer | None) -> Handler:
         parse = _tolerant(custom or method.request_class.FromString)
         serialize = _serialize_stream if descriptor.server_streaming else method.response_class.SerializeToString
         if descriptor.client_streaming and descriptor.server_streaming:

@@ -19,10 +19,6 @@ from storage.postgres.database import Database
 from storage.postgres.streams import Opened
 from storage.scope import EVERYTHING
 
-_KNOWN = AlreadyExists("the batch is stored already, go on", reason="OFFSET_ALREADY_STORED")
-_FENCED = Aborted("another producer has opened this stream", reason="STREAM_FENCED")
-_ENDING = Unavailable("the server shuts down, connect again and resume", reason="SHUTTING_DOWN", retry_after=0.5)
-
 
 @dataclass(slots=True)
 class _Item:
@@ -108,7 +104,7 @@ class StreamSession:
                 if not reader.done():
                     reader.cancel()
                     await asyncio.wait((reader,))
-                    self._add(_Item(self._expected, self._expected, refusal=_ENDING, last=True))
+                    self._add(_Item(self._expected, self._expected, refusal=_ending(), last=True))
                 self._complete = True
                 self._arrived.set()
             await answerer
@@ -147,7 +143,8 @@ class StreamSession:
             return _Item(request.offset, request.offset)
         end = request.offset + batch.count
         if end <= self._expected:
-            return _Item(request.offset, end, refusal=_KNOWN)
+            known = AlreadyExists("the batch is stored already, go on", reason="OFFSET_ALREADY_STORED")
+            return _Item(request.offset, end, refusal=known)
         if request.offset > self._expected:
             gap = OutOfRange(
                 "events are missing before this batch: resend from next_offset",
@@ -213,7 +210,7 @@ class StreamSession:
             return
         moved = await streams.advance(self._database, self._client_id, self._stream_id, self._epoch, self._durable, to)
         if not moved and not await self._moved_already(to):
-            raise _FENCED
+            raise Aborted("another producer has opened this stream", reason="STREAM_FENCED")
         self._durable = to
 
     async def _moved_already(self, to: int) -> bool:
@@ -250,6 +247,10 @@ def refusal_of(error: BatchMalformed) -> InvalidRequest:
         reason="EVENTS_INVALID",
         violations=[_violation(fault) for fault in error.errors],
     )
+
+
+def _ending() -> DomainError:
+    return Unavailable("the server shuts down, connect again and resume", reason="SHUTTING_DOWN", retry_after=0.5)
 
 
 def _violation(fault: EventError) -> Violation:

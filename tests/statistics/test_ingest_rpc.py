@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
-import pytest
 from google.rpc import code_pb2
 
 from mrm.common.v1 import options_pb2
 from mrm.statistics.v1 import event_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as pb
 from server.app import Application
-from tests.conftest import Caller, Failing, World, failure_of, impression
+from tests.conftest import Caller, Failing, World, impression
 
 METHOD = "/mrm.statistics.v1.StatisticsService/AppendEvents"
 
@@ -19,6 +19,12 @@ METHOD = "/mrm.statistics.v1.StatisticsService/AppendEvents"
 def _request(client_id: str, offset: int, campaign_id: str, count: int) -> pb.AppendEventsRequest:
     batch = event_pb2.EventBatch(events=[impression(campaign_id) for _ in range(count)])
     return pb.AppendEventsRequest(client_id=client_id, stream_id="s", offset=offset, batch=batch)
+
+
+async def _read(call: Any) -> pb.AppendEventsResponse:
+    reply = await call.read()
+    assert isinstance(reply, pb.AppendEventsResponse)
+    return reply
 
 
 async def test_a_stream_and_its_continuation(world: World) -> None:
@@ -40,15 +46,15 @@ async def test_a_producer_that_vanishes_resumes(world: World) -> None:
     producer = await world.key([client_id])
     call = producer.statistics.AppendEvents(metadata=producer.auth)
     await call.write(_request(client_id, 0, campaign_id, 10))
-    assert (await call.read()).next_offset == 10  # type: ignore[union-attr]
+    assert (await _read(call)).next_offset == 10
     await call.write(_request(client_id, 10, campaign_id, 10))
     call.cancel()
     again = producer.statistics.AppendEvents(metadata=producer.auth)
     await again.write(pb.AppendEventsRequest(client_id=client_id, stream_id="s"))
-    position = (await again.read()).next_offset  # type: ignore[union-attr]
+    position = (await _read(again)).next_offset
     assert position in (10, 20)
     await again.write(_request(client_id, position, campaign_id, 5))
-    assert (await again.read()).next_offset == position + 5  # type: ignore[union-attr]
+    assert (await _read(again)).next_offset == position + 5
     await again.done_writing()
 
 
@@ -59,16 +65,15 @@ async def test_rights_and_scope(world: World, failing: Failing) -> None:
     request = pb.IngestEventsRequest(client_id=client_id, batch=event_pb2.EventBatch(events=[event]))
     stranger = await world.key([other_id])
     reader = await world.key([client_id], options_pb2.PERMISSION_STATISTICS_READ)
-    expected = {
-        stranger: (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND"),
-        reader: (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING"),
-        world.caller(): (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING"),
-    }
-    for caller, (code, reason) in zip(expected, expected.values(), strict=True):
+    expected = [
+        (stranger, grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND"),
+        (reader, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING"),
+        (world.caller(), grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING"),
+    ]
+    for caller, code, reason in expected:
         unary = await failing(caller.statistics.IngestEvents(request, metadata=caller.auth))
         assert (unary.code, unary.reason) == (code, reason)
-        call = caller.statistics.AppendEvents(metadata=caller.auth)
-        streamed = await failing(_first_reply(call, _request(client_id, 0, campaign_id, 1)))
+        streamed = await failing(_append(caller, _request(client_id, 0, campaign_id, 1)))
         assert (streamed.code, streamed.reason) == (code, reason)
     producer = await world.key([client_id])
     assert (await producer.statistics.IngestEvents(request, metadata=producer.auth)).stored_count == 1
@@ -80,15 +85,13 @@ async def test_rights_and_scope(world: World, failing: Failing) -> None:
     assert refused.fields == {"batch.events[0].campaign_id": "UNKNOWN_CAMPAIGN"}
 
 
-async def _first_reply(call: object, request: pb.AppendEventsRequest) -> None:
-    try:
-        await call.write(request)  # type: ignore[attr-defined]
-    except asyncio.InvalidStateError:
-        pass
-    await call.read()  # type: ignore[attr-defined]
-    # grpc tells the end of a refused stream only here.
-    async for _ in call:  # type: ignore[attr-defined]
-        pass
+async def _append(caller: Caller, request: pb.AppendEventsRequest) -> list[pb.AppendEventsResponse]:
+    """Sends one request and returns all replies."""
+
+    async def requests() -> AsyncIterator[pb.AppendEventsRequest]:
+        yield request
+
+    return [reply async for reply in caller.statistics.AppendEvents(requests(), metadata=caller.auth)]
 
 
 async def test_malformed_events_are_named(world: World, failing: Failing) -> None:
@@ -98,8 +101,7 @@ async def test_malformed_events_are_named(world: World, failing: Failing) -> Non
     request.batch.events[1].cost_micros = -1
     call = producer.statistics.AppendEvents(metadata=producer.auth)
     await call.write(request)
-    reply = await call.read()
-    assert isinstance(reply, pb.AppendEventsResponse)
+    reply = await _read(call)
     assert reply.error.code == code_pb2.INVALID_ARGUMENT
     assert [(error.index, error.field) for error in reply.event_errors] == [(1, "cost_micros")]
     assert await call.read() is grpc.aio.EOF
@@ -109,22 +111,19 @@ async def test_malformed_events_are_named(world: World, failing: Failing) -> Non
     assert refused.fields == {"batch.events[1].cost_micros": "INVALID_FIELD"}
 
 
-async def test_bytes_that_are_no_request(world: World) -> None:
+async def test_bytes_that_are_no_request(world: World, failing: Failing) -> None:
     client_id, (campaign_id, *_) = await world.tenant()
     producer = await world.key([client_id])
-    append = world.channel.stream_stream(METHOD, response_deserializer=pb.AppendEventsResponse.FromString)
+    append: Any = world.channel.stream_stream(METHOD, response_deserializer=pb.AppendEventsResponse.FromString)
 
     async def requests() -> AsyncIterator[bytes]:
         yield _request(client_id, 0, campaign_id, 3).SerializeToString()
         yield b"\xff\xff\xff"
 
     call = append(requests(), metadata=producer.auth)
-    replies = []
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for reply in call:
-            replies.append(reply)  # noqa: PERF401 - what came before the error counts
-    assert [reply.next_offset for reply in replies] == [3]
-    failure = failure_of(caught.value)
+    reply = await _read(call)
+    assert reply.next_offset == 3
+    failure = await failing(call.read())
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
 
@@ -137,10 +136,9 @@ async def test_draining_ends_an_idle_stream_with_the_offset_to_resume_from(world
         caller = Caller(channel, producer.token)
         call = caller.statistics.AppendEvents(metadata=caller.auth)
         await call.write(_request(client_id, 0, campaign_id, 3))
-        assert (await call.read()).next_offset == 3  # type: ignore[union-attr]
+        assert (await _read(call)).next_offset == 3
         stopping = asyncio.create_task(application.stop())
-        last = await call.read()
-        assert isinstance(last, pb.AppendEventsResponse)
+        last = await _read(call)
         assert (last.error.code, last.next_offset) == (code_pb2.UNAVAILABLE, 3)
         assert await call.read() is grpc.aio.EOF
         assert await call.code() == grpc.StatusCode.OK
@@ -155,7 +153,6 @@ async def test_another_producer_takes_a_stream_over(world: World) -> None:
         await call.write(pb.AppendEventsRequest(client_id=client_id, stream_id="s"))
         await call.read()
     await first.write(_request(client_id, 0, campaign_id, 3))
-    reply = await first.read()
-    assert isinstance(reply, pb.AppendEventsResponse)
+    reply = await _read(first)
     assert reply.error.code == code_pb2.ABORTED
     second.cancel()

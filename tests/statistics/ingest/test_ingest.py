@@ -71,6 +71,18 @@ async def test_an_event_counts_once_however_often_it_comes(ingest_world: IngestW
     assert await ingest_world.count(tenant) == 200
 
 
+async def test_repeats_within_one_insert_count_once(ingest_world: IngestWorld) -> None:
+    tenant = await ingest_world.tenant()
+    # A month of its own, so that the insert's one part is all that FINAL has to look at.
+    once = event(tenant.campaign_ids[0], time.time() - 200 * 86400, cost_micros=5)
+    await ingest_world.ingest(tenant, [once] * 10)
+    rows = await ingest_world.clickhouse.fetch(
+        "SELECT count(), toString(sum(cost)) FROM campaign_events FINAL WHERE client_id = {client:UUID}",
+        {"client": tenant.client_id},
+    )
+    assert rows == [(1, "0.000005")]
+
+
 async def test_an_event_with_another_time_is_another_event(ingest_world: IngestWorld) -> None:
     tenant = await ingest_world.tenant()
     first = event(tenant.campaign_ids[0], time.time() - 5)

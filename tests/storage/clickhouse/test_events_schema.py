@@ -42,6 +42,7 @@ def _written(message: str) -> set[tuple[str, str, str, int]]:
 def test_the_schema_is_that_of_the_contract() -> None:
     event = event_pb2.Event.DESCRIPTOR
     for message in (event, event.fields_by_name["event_time"].message_type):
+        assert message is not None
         declared = {
             (
                 "optional" if field.has_presence and field.message_type is None else "",
