@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -97,15 +98,32 @@ async def test_errors_are_one_line(mrm: Mrm, tmp_path: Path) -> None:
     assert "sekret" not in refused.err + gone.err + wrong.err + down.err
 
 
-async def test_the_demo_agrees_and_leaves_nothing(mrm: Mrm, tmp_path: Path) -> None:
-    temporary = tmp_path / "t"
-    temporary.mkdir()
-    os.chmod(tmp_path, 0o755)
-    os.chmod(temporary, 0o755)
-    result = await mrm("demo", "--seconds", "4", TMPDIR=str(temporary))
-    assert result.code == 0, result.out + result.err
-    assert "40,000" in result.out
-    assert "195" in result.out
-    assert result.out.count("agree") == 4
-    assert "grpcurl" in result.out
-    assert list(temporary.iterdir()) == []
+async def test_the_demo_agrees_and_leaves_nothing(mrm: Mrm) -> None:
+    # Not below pytest's own directory: the path of PostgreSQL's socket must stay short.
+    with tempfile.TemporaryDirectory() as directory:
+        temporary = Path(directory)
+        temporary.chmod(0o711)
+        result = await mrm("demo", "--seconds", "4", TMPDIR=directory)
+        assert result.code == 0, result.out + result.err
+        assert "40,000" in result.out
+        assert "195" in result.out
+        assert result.out.count("agree") == 4
+        assert "grpcurl" in result.out
+        assert list(temporary.iterdir()) == []
+
+
+async def test_a_demo_cut_short_leaves_nothing(mrm: Mrm) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        temporary = Path(directory)
+        temporary.chmod(0o711)
+        process = await mrm.start("demo", TMPDIR=directory)
+        assert process.stdout is not None
+        async with asyncio.timeout(90):
+            while b"live" not in (line := await process.stdout.readline()):
+                assert line
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(60):
+            _, err = await process.communicate()
+        assert process.returncode == 130
+        assert b"Traceback" not in err
+        assert list(temporary.iterdir()) == []

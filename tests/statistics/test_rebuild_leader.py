@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from server.settings import MetricsSettings
 from server.statistics.aggregator import CHANNEL, Aggregator, Leader
 from server.statistics.lanes import MOST_BUCKETS, LaneReader
 from server.statistics.watermark import Progress, WatermarkReader
+from storage.clickhouse.rebuild import Slice
 from storage.errors import FencedOut
 from storage.postgres import metrics_state
 from storage.redis.signals import Signals
@@ -109,9 +111,16 @@ async def test_a_lost_mark_is_found_by_the_sweep(stores: Stores, signals: Signal
     await stores.clickhouse.execute("TRUNCATE TABLE dirty_slices")
     await work(leader)
     assert (await stores.hours(client_id))[campaign.id, NOW][:2] == (3, 0)
-    assert await leader.sweep_once() == 1
+    before = await stores.clickhouse.fetch("SELECT count() FROM campaign_metrics_slices FINAL WHERE version > 0")
+    await leader.sweep_once()
     assert (await stores.hours(client_id))[campaign.id, NOW][:2] == (3, 1)
-    assert await leader.sweep_once() == 0
+    versions = "SELECT max(version) FROM campaign_metrics_slices"
+    after = await stores.clickhouse.fetch(versions)
+    await leader.sweep_once()
+    assert await stores.clickhouse.fetch(versions) == after
+    assert (
+        await stores.clickhouse.fetch("SELECT count() FROM campaign_metrics_slices FINAL WHERE version > 0") == before
+    )
 
 
 async def test_the_watermark_moves_when_idle_and_signals_name_what_changed(stores: Stores, signals: Signals) -> None:
@@ -182,6 +191,27 @@ async def test_one_process_leads_and_the_next_takes_over(stores: Stores, signals
         for task in running.values():
             task.cancel()
         await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+async def test_heavy_slices_are_rebuilt_aside_and_hold_the_watermark_back(stores: Stores, signals: Signals) -> None:
+    client_id, [busy, quiet] = await stores.tenant(2)
+    leader = leader_of(stores, signals)
+    await work(leader)
+    heavy = Slice(client_id, busy.id, int(NOW.timestamp()))
+    leader._heavy.review({heavy: 200_000, heavy._replace(campaign_id=quiet.id): 3}, time.monotonic())
+    await stores.events(busy, NOW, count=5)
+    await stores.events(quiet, NOW, count=5)
+    await work(leader)
+    assert set(await stores.hours(client_id)) == {(quiet.id, NOW)}
+    held = leader._heavy.complete_until(leader._live.done)
+    assert held < leader._live.done
+    await leader._commit(at_once=True)
+    assert leader._progress.live == held
+    await leader.rebuild_heavy(1)
+    assert set(await stores.hours(client_id)) == {(quiet.id, NOW), (busy.id, NOW)}
+    assert leader._progress.live == leader._live.done
+    # It was quick, so next time it is not heavy.
+    assert leader._heavy.split([heavy], time.monotonic()) == ([heavy], [])
 
 
 def test_a_mark_that_becomes_visible_late_is_noticed() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID, uuid4
 
@@ -10,9 +11,13 @@ from google.protobuf.message import DecodeError
 
 from mrm.statistics.v1 import event_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as pb
+from server.rpc.call import Call
 from server.rpc.errors import DomainError, InvalidRequest, NotFound, Unavailable
-from storage.scope import Scope
-from tests.statistics.ingest.support import IngestWorld, Tenant, event
+from server.statistics import append
+from server.statistics.ingest import RawFloor
+from server.statistics.wire import ingest_request_deserializer
+from storage.scope import EVERYTHING, Scope
+from tests.statistics.ingest.support import IngestWorld, Tenant, event, principal
 
 CLICK = event_pb2.EVENT_TYPE_CLICK
 CONVERSION = event_pb2.EVENT_TYPE_CONVERSION
@@ -225,8 +230,6 @@ async def test_a_hundred_months_in_one_batch(ingest_world: IngestWorld) -> None:
     reply = await ingest_world.ingest(tenant, sent)
     assert reply.stored_count + reply.quarantined_count == 120
     assert 11 <= reply.stored_count <= 13
-    from datetime import timedelta
-
     other = await ingest_world.tenant()
     sent = [event(other.campaign_ids[0], now - month * 30.5 * 86400) for month in range(120)]
     reply = await ingest_world.ingest(other, sent, max_event_age=timedelta(days=5000))
@@ -332,10 +335,6 @@ async def test_rows_behind_which_a_view_fails_are_sent_until_known(ingest_world:
 async def test_the_queue_is_bounded(ingest_world: IngestWorld) -> None:
     tenant = await ingest_world.tenant()
     rpcs = ingest_world.rpcs(queue_bytes=1000, inserts_in_flight=1)
-    from server.rpc.call import Call
-    from server.statistics.wire import ingest_request_deserializer
-    from storage.scope import EVERYTHING
-    from tests.statistics.ingest.support import principal
 
     async def send() -> object:
         events = [event(tenant.campaign_ids[0]) for _ in range(100)]
@@ -352,8 +351,6 @@ async def test_the_queue_is_bounded(ingest_world: IngestWorld) -> None:
 
 
 async def test_raw_floor_is_a_bound(ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.statistics.ingest import RawFloor
-
     tenant = await ingest_world.tenant()
     now = time.time()
 
@@ -367,8 +364,6 @@ async def test_raw_floor_is_a_bound(ingest_world: IngestWorld, monkeypatch: pyte
 
 
 async def test_unavailable_once_patience_is_over(ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.statistics import append
-
     monkeypatch.setattr(append, "_PATIENCE_SECONDS", 1.0)
     tenant = await ingest_world.tenant()
     name = await _throwing_view(ingest_world, tenant, "broken")

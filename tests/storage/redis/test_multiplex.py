@@ -9,7 +9,7 @@ import uvloop
 
 from storage import deadline
 from storage.errors import StoreUnavailable
-from storage.redis.dsn import parse_dsn
+from storage.redis.dsn import MalformedDsn, parse_dsn
 from storage.redis.multiplex import MultiplexedRedis, RedisReplyError, Script
 
 from .conftest import PASSWORD, Valkey, connected
@@ -205,6 +205,6 @@ def test_addresses() -> None:
     assert "p@ss" not in repr(address)
     assert parse_dsn("rediss://example.test").tls is not None
     for malformed in ("http://user:secret@example.test", "redis://user:secret@example.test:x", "redis://:secret@h/x"):
-        with pytest.raises(ValueError, match="malformed") as caught:
+        with pytest.raises(MalformedDsn) as caught:
             parse_dsn(malformed)
         assert "secret" not in str(caught.value)
