@@ -35,7 +35,6 @@ test: lint proto-check ## Everything that must pass: lint, types, layers, contra
 
 bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
 	@$(RUN) MRM_BARS=full pytest -m bar_a
-	@$(RUN) python -m benchmarks
 
 bench: $(STAMP) ## Measure, each figure against a floor of the same run; writes benchmarks/results.json
 	@$(RUN) python -m benchmarks

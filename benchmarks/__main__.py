@@ -46,12 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"what to measure: {', '.join(NAMES)}; everything if left out")
     parser.add_argument("--scale", type=float, default=1.0, help="size of each round, 1 for the real measurement")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
     arguments = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         results = runner.run(measure(arguments.names or list(NAMES), arguments.scale))
     show(results)
-    target = Path(__file__).with_name("results.json")
-    target.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n")
+    arguments.output.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n")
     sys.exit(0 if all(result.ok for result in results) else 1)
 
 

@@ -28,7 +28,7 @@ class Result:
         name: What was measured.
         value: The service's figure.
         unit: Unit of `value` and `floor`.
-        floor: The same work done without the service, in the same run; None for latencies, which have bars of their own.
+        floor: The same work done without the service, in the same run; None for latencies.
         ratio: Median over the rounds of the service's figure by the floor's.
         bar: What `ratio` (or `value`, without a floor) must reach.
         ok: Whether it does.

@@ -12,6 +12,7 @@ import grpc
 from benchmarks.harness import Bench, Result, interleaved
 from benchmarks.tenants import Tenant, batch, make_tenant
 from mrm.statistics.v1 import statistics_service_pb2 as pb
+from mrm_client.batches import varint
 from storage.clickhouse.events import Bounds, insert_body
 
 BATCH = 20_000
@@ -44,9 +45,7 @@ async def _through_grpc(channel: grpc.aio.Channel, tenant: Tenant, batches: list
         stream_id, offset = str(uuid4()), 0
         requests = []
         for data in mine:
-            # The batch is field 4; a prebuilt request keeps the producer's own work out of both sides alike.
-            head = pb.AppendEventsRequest(client_id=str(tenant.client_id), stream_id=stream_id, offset=offset)
-            requests.append(head.SerializeToString() + b"\x22" + _varint(len(data)) + data)
+            requests.append(append_request(tenant, stream_id, offset, data))
             offset += BATCH
         call = channel.stream_stream(APPEND, response_deserializer=pb.AppendEventsResponse.FromString)(
             iter_async(requests), metadata=tenant.metadata
@@ -86,16 +85,14 @@ async def _straight(bench: Bench, http: aiohttp.ClientSession, tenant: Tenant, b
     return BATCH * len(batches) / (time.perf_counter() - begun)
 
 
+def append_request(tenant: Tenant, stream_id: str, offset: int, data: bytes) -> bytes:
+    """A serialized AppendEventsRequest; built once, so that a producer's own work stays out of the figures."""
+    head = pb.AppendEventsRequest(client_id=str(tenant.client_id), stream_id=stream_id, offset=offset)
+    # Field 4 is the batch.
+    return head.SerializeToString() + b"\x22" + varint(len(data)) + data
+
+
 async def iter_async(items: list[bytes]) -> AsyncIterator[bytes]:
     """A request stream."""
     for item in items:
         yield item
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

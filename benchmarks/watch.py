@@ -2,6 +2,7 @@
 
 import asyncio
 import bisect
+import itertools
 import time
 from collections import defaultdict
 from contextlib import suppress
@@ -11,20 +12,21 @@ from uuid import UUID, uuid4
 import grpc
 
 from benchmarks.harness import Bench, Result, console, percentile
-from benchmarks.ingest import BATCH
+from benchmarks.ingest import APPEND, BATCH, append_request
 from benchmarks.tenants import Tenant, batch, make_tenant
 from mrm.statistics.v1 import event_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as pb
 from mrm.statistics.v1 import statistics_service_pb2_grpc as rpc
 
 WATCHED = 100
+LOAD_EVENTS_PER_SECOND = 50_000
 PAUSE_SECONDS = 0.05
 BAR_P50 = 0.6
 BAR_P99 = 1.2
 
 
 async def run(bench: Bench) -> list[Result]:
-    """A producer adds an event to one of 100 watched campaigns every 50 ms while another client ingests full batches."""
+    """A producer adds an event to one of 100 watched campaigns every 50 ms under another client's load."""
     tenant, other = await make_tenant(bench, WATCHED), await make_tenant(bench, WATCHED)
     seconds = 60 * bench.scale
     async with (
@@ -108,20 +110,15 @@ async def _produce(channel: grpc.aio.Channel, tenant: Tenant, seconds: float) ->
 
 
 async def _load(channel: grpc.aio.Channel, tenant: Tenant) -> None:
-    """Another client's full batches, one after the other."""
+    """Another client's full batches at a steady rate."""
     batches = [batch(tenant, BATCH, 3600, seed) for seed in range(8)]
-    stub = rpc.StatisticsServiceStub(channel)
-    call = stub.AppendEvents(metadata=tenant.metadata)
-    stream_id, offset = str(uuid4()), 0
-    while True:
-        data = batches[(offset // BATCH) % len(batches)]
-        await call.write(
-            pb.AppendEventsRequest(
-                client_id=str(tenant.client_id),
-                stream_id=stream_id,
-                offset=offset,
-                batch=event_pb2.EventBatch.FromString(data),
-            )
-        )
-        await call.read()
-        offset += BATCH
+    append = channel.stream_stream(APPEND, response_deserializer=pb.AppendEventsResponse.FromString)
+    call = append(metadata=tenant.metadata)
+    stream_id, due = str(uuid4()), time.perf_counter()
+    for number in itertools.count():
+        await call.write(append_request(tenant, stream_id, number * BATCH, batches[number % len(batches)]))
+        reply = await call.read()
+        if not isinstance(reply, pb.AppendEventsResponse) or reply.HasField("error"):
+            raise RuntimeError(f"the load was refused: {reply}")
+        due += BATCH / LOAD_EVENTS_PER_SECOND
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))

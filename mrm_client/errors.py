@@ -12,6 +12,8 @@ from mrm.statistics.v1 import event_pb2
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY = "grpc-status-details-bin"
+# What gRPC puts before the one thing worth knowing.
+_UNREACHABLE = "failed to connect to all addresses; last error: "
 
 # A later attempt may succeed without anybody changing anything.
 TRANSIENT = frozenset(
@@ -64,7 +66,7 @@ class CallError(Exception):
         """Reads what a call of a generated stub raised."""
         status = _status_details(error.trailing_metadata())
         if status is None:
-            return cls._typed(error.code(), error.details() or "no explanation")
+            return cls._typed(error.code(), (error.details() or "no explanation").removeprefix(_UNREACHABLE))
         return cls._of_details(error.code(), status)
 
     @classmethod

@@ -230,7 +230,6 @@ class Producer:
                 if self._closing or self._failure is not None:
                     break
                 await self._retries.pause_or_raise(error, retriable=self._resync)
-                self.counters.reconnects += 1
             self._failure = self._failure or _CLOSED
         except asyncio.CancelledError:
             self._failure = _CLOSED
@@ -283,7 +282,9 @@ class Producer:
     async def _take_position(self, opened: service_pb2.AppendEventsResponse) -> None:
         _raise_unless_known(opened)
         position = opened.next_offset
-        if not self._opened:
+        if self._opened:
+            self.counters.reconnects += 1
+        else:
             self._sealed_end = self._acknowledged_end = position
             self._opened = True
         if not self._acknowledged_end <= position <= self._sealed_end:

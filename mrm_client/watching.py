@@ -109,7 +109,7 @@ async def watch(
         # A token only promises freshness: without it the watch begins at the present state.
         forget = error.reason == "RESUME_TOKEN_INVALID" and bool(request.resume_token)
         await retries.pause_or_raise(error, retriable=forget)
-        merger.reconnected()
+        merger.reconnecting()
         request.resume_token = "" if forget else merger.state.resume_token
 
 
@@ -124,14 +124,18 @@ class _Merger:
     def __init__(self, state: WatchState) -> None:
         self.state = state
         self._partial: dict[str, metrics_pb2.CampaignMetrics] = {}
+        self._reconnecting = False
 
-    def reconnected(self) -> None:
+    def reconnecting(self) -> None:
         """A half-received snapshot is worth nothing; the next call begins with another."""
         self._partial = {}
-        self.state = replace(self.state, reconnects=self.state.reconnects + 1)
+        self._reconnecting = True
 
     def take(self, response: Response) -> WatchState | None:
         """Merges a message; returns the new state unless it is still incomplete."""
+        if self._reconnecting:
+            self._reconnecting = False
+            self.state = replace(self.state, reconnects=self.state.reconnects + 1)
         kind = response.WhichOneof("kind")
         if kind == "snapshot":
             return self._take_snapshot(response)

@@ -193,15 +193,19 @@ class Application:
         await self.stop()
 
     async def stop(self) -> None:
-        """Drains: health says so, streams end with what a caller needs to resume, running calls finish."""
+        """Drains: health says so, streams end with what a caller needs to resume, running calls finish.
+
+        Harmless when it is done already.
+        """
         server, self._server = self._server, None
-        if server is not None:
-            self._log.info("draining")
-            await self._health.drain()
-            self._streams.draining.set()
-            await server.stop(self._settings.grpc.drain_seconds)
-            # grpc's stop does not wait for handlers to leave their finally blocks.
-            await self._pipeline.wait_idle(self._settings.grpc.drain_seconds)
+        if server is None:
+            return
+        self._log.info("draining")
+        await self._health.drain()
+        self._streams.draining.set()
+        await server.stop(self._settings.grpc.drain_seconds)
+        # grpc's stop does not wait for handlers to leave their finally blocks.
+        await self._pipeline.wait_idle(self._settings.grpc.drain_seconds)
         await self._stack.aclose()
         self._log.info("stopped")
 

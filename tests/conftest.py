@@ -32,6 +32,7 @@ from mrm.planning.v1 import project_pb2, project_service_pb2, project_service_pb
 from mrm.statistics.v1 import event_pb2, statistics_service_pb2_grpc
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
+from server.rpc import logs
 from server.settings import Settings
 from storage.postgres import clients, users
 from storage.postgres.database import Database
@@ -166,6 +167,7 @@ class World:
 @pytest.fixture(scope="session")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """The running service."""
+    logs.configure("ERROR")
     async with AsyncExitStack() as stack:
         engines = EmbeddedEngines(tmp_path_factory.mktemp("world") / "data")
         stack.push_async_callback(engines.stop)

@@ -70,7 +70,7 @@ def test_a_method_without_policy_stops_the_server() -> None:
     pool = DescriptorPool()
     pool.Add(file)  # type: ignore[attr-defined]
     bare: ServiceDescriptor = pool.FindServiceByName("bare.BareService")
-    with pytest.raises(PolicyMissing, match="bare.BareService.Do"):
+    with pytest.raises(PolicyMissing, match=r"bare\.BareService\.Do"):
         policies(bare)
 
 
@@ -100,6 +100,6 @@ def test_roles_hold_only_known_rights_and_none_of_a_key() -> None:
 
 def test_every_error_reason_is_raised_somewhere() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
-    for name in error_reason_pb2.ErrorReason.keys():
+    for name, _ in error_reason_pb2.ErrorReason.items():
         short = name.removeprefix("ERROR_REASON_")
         assert short == "UNSPECIFIED" or f'"{short}"' in code, name

@@ -13,13 +13,13 @@ from uuid import uuid4
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import SecretStr
+
+import mrm_client
 from mrm.accounts.v1 import api_key_service_pb2, client_service_pb2, session_service_pb2
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.common.v1 import options_pb2
 from mrm.statistics.v1 import statistics_service_pb2
-from pydantic import SecretStr
-
-import mrm_client
 from server.app import Application
 from server.settings import Settings
 from tests.chaos import Proxy
@@ -98,9 +98,7 @@ async def test_without_redis_keys_work_and_sessions_wait(world: World, fragile: 
     assert (await person.clients.GetClient(get, metadata=person.auth)).client.client_id == client.client_id
 
 
-async def test_without_postgres_writes_wait_and_nothing_leaks(
-    world: World, fragile: Fragile, failing: Failing
-) -> None:
+async def test_without_postgres_writes_wait_and_nothing_leaks(world: World, fragile: Fragile, failing: Failing) -> None:
     person = fragile.caller(world.admin.token)
     await fragile.postgres.down()
     get = client_service_pb2.GetClientRequest(client_id=str(uuid4()))

@@ -46,6 +46,8 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "mrm.statistics.v1.StatisticsService" in output
     assert "first a snapshot, then the campaigns that changed" in output
     assert '"storedCount": "2"' in output
-    assert re.search(r'"impressions": "1",\s+"clicks": "1",\s+"conversions": "0",\s+"costMicros": "3700"', output), output
+    assert re.search(r'"impressions": "1",\s+"clicks": "1",\s+"conversions": "0",\s+"costMicros": "3700"', output), (
+        output
+    )
     assert '"snapshot"' in output
     assert "must be a valid UUID" in output

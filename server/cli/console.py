@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -33,7 +34,8 @@ def run(command: Coroutine[Any, Any, int | None]) -> NoReturn:
     SIGTERM and Ctrl-C cancel the command, so that it cleans up. ``MRM_DEBUG=1`` shows tracebacks.
     """
     try:
-        code = asyncio.run(_cancelled_by_sigterm(command)) or 0
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_cancelled_by_sigterm(command)) or 0
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except asyncio.CancelledError:
@@ -64,6 +66,7 @@ def explain(error: Exception) -> str:
     from server.embedded import EngineError
     from storage.errors import StoreError, StoreUnavailable
     from storage.migrations import MigrationError
+    from storage.redis.dsn import MalformedDsn
 
     if isinstance(error, grpc.aio.AioRpcError):
         error = CallError.of_rpc(error)
@@ -72,9 +75,10 @@ def explain(error: Exception) -> str:
         return _escaped("; ".join(faults))
     if isinstance(error, OSError) and error.filename:
         return _escaped(f"{error.filename}: {error.strerror}")
-    if isinstance(
-        error, CommandFailed | CallError | StartError | EngineError | StoreError | MigrationError | ValueError
-    ):
+    if isinstance(error, StoreUnavailable):
+        return _escaped(f"{error}: is `mrm up` running here, or do MRM_POSTGRES__DSN and the others name the engines?")
+    ours = (CommandFailed, CallError, StartError, EngineError, StoreError, MigrationError, MalformedDsn)
+    if isinstance(error, ours):
         return _escaped(str(error))
     return f"{type(error).__name__} (MRM_DEBUG=1 shows where)"
 

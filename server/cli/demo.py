@@ -54,7 +54,7 @@ _NEXT = """
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long the replay of the week takes.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long the replay of the week takes.")] = 15.0,
     file: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="Recording, in the columns of examples/data.")
     ] = _FILE,
@@ -76,7 +76,7 @@ async def _demo(file: Path, seconds: float) -> int:
         with log_to(log):
             agreed = await _run(recording, directory, seconds)
     except Exception:
-        _show_log(log)
+        _show_logs(log.parent)
         raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -212,7 +212,8 @@ def _sum(totals: dict[str, tuple[int, int]]) -> tuple[int, int]:
     return sum(pair[0] for pair in totals.values()), sum(pair[1] for pair in totals.values())
 
 
-def _show_log(log: Path) -> None:
-    if log.exists():
+def _show_logs(logs: Path) -> None:
+    """Prints the end of every log, because the directory is about to be removed."""
+    for log in sorted(logs.glob("*.log")):
         for line in log.read_text(errors="replace").splitlines()[-_LOG_LINES:]:
-            say(line, markup=False, style="dim")
+            say(f"{log.stem}: {line}", markup=False, style="dim")

@@ -89,7 +89,7 @@ class LiveFigures:
         table = Table(box=None, pad_edge=False, caption=self._caption(), caption_justify="left", caption_style="dim")
         table.add_column("campaign")
         for heading in ("impressions", "clicks", "CTR", "cost", "per s"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("lately", min_width=_TICKS, no_wrap=True)
         for name, campaign in self.by_name():
             figures = campaign.metrics

@@ -76,7 +76,7 @@ def bind_request(request_id: str) -> None:
 
 
 def access(**facts: str | float) -> None:
-    """Writes the one line that every call leaves, past the processors: it is on the path of each call, without secrets."""
+    """Writes the one line that every call leaves; it holds no secrets and skips the processors, being on every path."""
     facts["event"] = "call"
     facts["timestamp"] = time.time()
     sys.stderr.buffer.write(orjson.dumps(facts) + b"\n")

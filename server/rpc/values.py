@@ -1,8 +1,9 @@
 """Shared value conversions between messages and rows: money, times, days, etags, masks."""
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -80,11 +81,11 @@ def time_zone(name: str, field: str) -> ZoneInfo:
     """
     try:
         zone = ZoneInfo(name)
-    except (ValueError, OSError):
+    except (KeyError, ValueError, OSError):
         raise InvalidRequest.field(
             field, "TIME_ZONE_UNKNOWN", "is not an IANA time zone", error_reason="TIME_ZONE_UNSUPPORTED"
         ) from None
-    if any(_minutes_off(zone, year, month) for year in range(2000, 2038) for month in (1, 4, 7, 10)):
+    if not _has_whole_hours(zone):
         raise InvalidRequest.field(
             field,
             "TIME_ZONE_NOT_WHOLE_HOURS",
@@ -94,9 +95,10 @@ def time_zone(name: str, field: str) -> ZoneInfo:
     return zone
 
 
-def _minutes_off(zone: ZoneInfo, year: int, month: int) -> bool:
-    offset = datetime(year, month, 1, 12, tzinfo=zone).utcoffset()
-    return offset is None or offset.total_seconds() % 3600 != 0
+@lru_cache
+def _has_whole_hours(zone: ZoneInfo) -> bool:
+    noons = (datetime(year, month, 1, 12, tzinfo=zone) for year in range(2000, 2038) for month in (1, 4, 7, 10))
+    return all((noon.utcoffset() or timedelta()) % timedelta(hours=1) == timedelta() for noon in noons)
 
 
 def optional_id(value: str) -> UUID | None:

@@ -6,13 +6,15 @@ Two lanes run side by side, so that a backfill of old events never holds back th
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from server.rpc import logs
 from server.settings import MetricsSettings
+from server.statistics.heavy import SLOW_SECONDS, HeavySlices
 from server.statistics.lanes import MOST_BUCKETS, LaneReader
 from server.statistics.watermark import CURSOR, Progress
 from storage.clickhouse import rebuild
@@ -28,8 +30,11 @@ LEASE = "metrics_aggregator"
 
 _PAGE = 20_000
 _CHUNK = 1000
-_LATE_PAUSE_SECONDS = 1.0
-_IDLE_COMMIT_SECONDS = 0.5
+_ASIDE_PAUSE_SECONDS = 1.0
+_ASIDE_REST = 2.0
+_LEAST_PAUSE_SECONDS = 0.02
+_COMMIT_PAUSE_SECONDS = 0.25
+_VERSIONS_AHEAD = 16
 _LONGEST_PAUSE_SECONDS = 5.0
 # A signal that would name more clients names none: then watchers look at all they watch.
 _NAMED_CLIENTS = 200
@@ -79,7 +84,7 @@ class Aggregator:
             cursor = await metrics_state.get_cursor(self._database, CURSOR)
             progress = Progress.from_position(cursor.position) if cursor else Progress()
             leader = Leader(self._database, self._clickhouse, self._signals, self._settings, epoch, progress)
-            await _until_first_failure(self._keep_lease(epoch), leader.live(), leader.late(), leader.sweep())
+            await _until_first_failure(self._keep_lease(epoch), *leader.work())
         finally:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -130,49 +135,73 @@ class Leader:
         self._overlap = int(settings.mark_overlap.total_seconds() * 1000)
         self._live = LaneReader("live", progress.live, self._overlap)
         self._late = LaneReader("late", progress.late, self._overlap)
+        self._heavy = HeavySlices()
         self._swept = progress.watermark
         self._failed: set[Slice] = set()
-        self._committing = asyncio.Lock()
-        self._committed = 0.0
+        self._versions: deque[int] = deque()
+        self._suspects: Sequence[Slice] = ()
         self._log = logs.get("aggregator")
         self._trouble = Trouble()
 
-    async def live(self) -> None:
-        """Works the live lane off, again and again."""
-        await self._follow(self._live, self._settings.tick, self._settings.max_threads)
-
-    async def late(self) -> None:
-        """Works the late lane off, again and again, with half the threads."""
-        await self._follow(self._late, _LATE_PAUSE_SECONDS, max(1, self._settings.max_threads // 2))
-
-    async def sweep(self) -> None:
-        """Looks for slices whose mark was lost, again and again."""
-        while True:
-            with self._trouble:
-                await self.sweep_once()
-            await asyncio.sleep(self._settings.sweep_interval)
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """All of it, each part endless and to be run side by side."""
+        # What people watch has all threads, at its own pace; the rest has half of them, and rests more than it works.
+        others = max(1, self._settings.max_threads // 2)
+        return [
+            self._again(lambda: self.tick(self._live, self._settings.max_threads), self._settings.tick),
+            self._again(lambda: self.tick(self._late, others), _ASIDE_PAUSE_SECONDS, rest=_ASIDE_REST),
+            self._again(lambda: self.rebuild_heavy(others), _ASIDE_PAUSE_SECONDS, rest=_ASIDE_REST),
+            self._again(self.sweep_once, self._settings.sweep_interval),
+            self._again(self.commit, _COMMIT_PAUSE_SECONDS),
+        ]
 
     async def tick(self, reader: LaneReader, threads: int) -> bool:
-        """Rebuilds what was marked since the last tick, and moves the cursor.
+        """Rebuilds what was marked since the last tick; returns whether there may be more to do at once."""
+        # Every acknowledged insert has its marks in place, so all that was acknowledged before this instant is counted.
+        asked = reader.clock or await rebuild.now_millis(self._clickhouse)
+        look = await rebuild.look(self._clickhouse, reader.lane, reader.since, MOST_BUCKETS, reader.named_from)
+        reader.clock = look.clock
+        buckets = reader.changed(look.counts)
+        if buckets:
+            await self._rebuild_marked(reader, buckets, look.slices, threads)
+        return reader.advance(look.counts, asked)
 
-        Returns:
-            Whether there may be more to do at once.
+    async def rebuild_heavy(self, threads: int) -> bool:
+        """Rebuilds the live slices that were put aside because they take long; False: there is no more at once."""
+        suspects, self._suspects = self._suspects, ()
+        for chunk in _chunks(suspects):
+            self._heavy.review(await rebuild.stored_rows(self._clickhouse, chunk), time.monotonic())
+        slices = self._heavy.take()
+        if slices:
+            begun = time.monotonic()
+            try:
+                await self._rebuild_all(slices, threads)
+            except BaseException:
+                self._heavy.give_back()
+                raise
+            now = time.monotonic()
+            self._heavy.finish(now - begun, now)
+        return False
+
+    async def commit(self) -> bool:
+        """Moves the cursor to where the lanes are, and lays in versions; returns False: that is all.
+
+        Done beside the lanes, so that no rebuild waits until PostgreSQL has written to its disk.
 
         Raises:
             FencedOut: A later leader has moved the cursor.
         """
-        # Every acknowledged insert has its marks in place, so all that was acknowledged before this instant is counted.
-        asked = await rebuild.now_millis(self._clickhouse)
-        counts = await rebuild.mark_counts(self._clickhouse, reader.lane, reader.since, MOST_BUCKETS)
-        buckets = reader.changed(counts)
-        if buckets:
-            await self._rebuild_marked(reader, buckets, threads)
-        more = reader.advance(counts, asked)
-        await self._commit(at_once=bool(buckets))
-        return more
+        live = max(self._progress.live, self._heavy.complete_until(self._live.done))
+        reached = Progress(live, max(self._progress.late, self._late.done))
+        if reached != self._progress:
+            await metrics_state.move_cursor(self._database, CURSOR, reached.to_position(), self._epoch)
+            self._progress = reached
+        while len(self._versions) < _VERSIONS_AHEAD:
+            self._versions.append(await metrics_state.next_version(self._database, self._epoch))
+        return False
 
-    async def sweep_once(self) -> int:
-        """Rebuilds slices that have events without a mark, and those that failed; returns how many.
+    async def sweep_once(self) -> bool:
+        """Rebuilds slices that have events without a mark, and those that failed; returns False: it has seen all.
 
         It looks back over the window of the settings, and further if nobody has looked since: marks do not last.
         """
@@ -196,34 +225,68 @@ class Leader:
         self._swept = until
         if found:
             self._log.warning("lost_marks_found", slices=found)
-        return found
+        return False
 
-    async def _follow(self, reader: LaneReader, pause: float, threads: int) -> None:
+    async def _again(self, step: Callable[[], Awaitable[bool]], pause: float, rest: float = 0.0) -> None:
+        """Repeats a step for ever.
+
+        Args:
+            step: Returns whether there is more to do at once.
+            pause: Seconds from one beginning to the next.
+            rest: Seconds to rest at least, for each second worked.
+        """
         failures = 0
         while True:
+            begun = time.monotonic()
             more, failures = False, failures + 1
             with self._trouble:
-                more = await self.tick(reader, threads)
+                more = await step()
                 failures = 0
-            await asyncio.sleep(0 if more else min(_LONGEST_PAUSE_SECONDS, pause * 2 ** min(failures, 10)))
+            worked = time.monotonic() - begun
+            wait = max(_LEAST_PAUSE_SECONDS, pause - worked, rest * worked)
+            if failures:
+                wait = max(pause, min(_LONGEST_PAUSE_SECONDS, pause * 2 ** min(failures, 10)))
+            await asyncio.sleep(0 if more else wait)
 
-    async def _rebuild_marked(self, reader: LaneReader, buckets: Sequence[int], threads: int) -> None:
+    async def _rebuild_marked(
+        self, reader: LaneReader, buckets: Sequence[int], named: Mapping[int, Sequence[Slice]], threads: int
+    ) -> None:
         floor = await self._floor()
+        if all(bucket in named for bucket in buckets):
+            found = {each for bucket in buckets for each in named[bucket] if each.start >= floor}
+            await self._rebuild_page(reader, sorted(found, key=lambda each: -each.start), threads)
+            return
         below: Slice | None = None
         while True:
             page = await rebuild.marked_slices(self._clickhouse, reader.lane, buckets, floor, below, _PAGE)
-            await self._rebuild_all(page, threads)
+            await self._rebuild_page(reader, page, threads)
             if len(page) < _PAGE:
                 return
             below = page[-1]
+
+    async def _rebuild_page(self, reader: LaneReader, page: Sequence[Slice], threads: int) -> None:
+        if reader is self._live:
+            await self._rebuild_live(page, threads)
+        else:
+            await self._rebuild_all(page, threads)
+
+    async def _rebuild_live(self, page: Sequence[Slice], threads: int) -> None:
+        """Rebuilds the light ones, puts the heavy ones aside, and finds out which they are when it was slow."""
+        begun = time.monotonic()
+        light, heavy = self._heavy.split(page, begun)
+        self._heavy.put(heavy, self._live.done)
+        await self._rebuild_all(light, threads)
+        now = time.monotonic()
+        if now - begun > SLOW_SECONDS and self._heavy.should_review(now):
+            self._suspects = light
 
     async def _rebuild_all(self, slices: Sequence[Slice], threads: int) -> None:
         for chunk in _chunks(slices):
             await self._rebuild(chunk, threads)
 
     async def _rebuild(self, slices: Sequence[Slice], threads: int) -> None:
-        # Drawn before the events are read: of two rebuilds, the one that began later knows more and prevails.
-        version = await metrics_state.next_version(self._database, self._epoch)
+        # Taken before the events are read: of two rebuilds, the one that began later knows more and prevails.
+        version = await self._next_version()
         try:
             await rebuild.rebuild(self._clickhouse, slices, version, threads)
         except (ClickHouseError, TimeoutError) as error:
@@ -245,15 +308,10 @@ class Leader:
             )
             self._failed.update(slices)
 
-    async def _commit(self, *, at_once: bool) -> None:
-        """Moves the cursor; when nothing was rebuilt, not at every tick."""
-        loop = asyncio.get_running_loop()
-        if not at_once and loop.time() < self._committed + _IDLE_COMMIT_SECONDS:
-            return
-        async with self._committing:
-            self._progress.live, self._progress.late = self._live.done, self._late.done
-            await metrics_state.move_cursor(self._database, CURSOR, self._progress.to_position(), self._epoch)
-            self._committed = loop.time()
+    async def _next_version(self) -> int:
+        if self._versions:
+            return self._versions.popleft()
+        return await metrics_state.next_version(self._database, self._epoch)
 
     async def _publish(self, slices: Sequence[Slice], version: int) -> None:
         clients = {str(s.client_id) for s in slices}

@@ -5,12 +5,18 @@ from storage.clickhouse.rebuild import BUCKET_MILLIS, Lane
 MOST_BUCKETS = 4096
 """Buckets of marks looked at in one go."""
 
+_NAMED_BUCKETS = 40
+
 
 class LaneReader:
     """Remembers how many marks each short bucket of mark time had when they were last worked off.
 
     What is remembered is bounded by the window of time, not by the number of slices, and a mark that becomes visible
     late is still noticed: its bucket has one more.
+
+    Attributes:
+        done: Figures hold everything that was acknowledged before this, in Unix milliseconds.
+        clock: ClickHouse's clock when it was last read.
 
     Args:
         lane: The lane.
@@ -21,6 +27,7 @@ class LaneReader:
     def __init__(self, lane: Lane, done: int, overlap: int) -> None:
         self.lane = lane
         self.done = done
+        self.clock: int | None = None
         self._overlap = overlap
         self._counts: dict[int, int] = {}
 
@@ -28,6 +35,11 @@ class LaneReader:
     def since(self) -> int:
         """Where to count from, in Unix milliseconds: the begin of a bucket."""
         return max(0, self.done - self._overlap) // BUCKET_MILLIS * BUCKET_MILLIS
+
+    @property
+    def named_from(self) -> int:
+        """Bucket from which on the slices are wanted with the counts: few marks come later than that."""
+        return max(self._counts, default=self.since // BUCKET_MILLIS) - _NAMED_BUCKETS
 
     def changed(self, counts: dict[int, int]) -> list[int]:
         """Buckets with other marks than the remembered ones."""
@@ -38,7 +50,7 @@ class LaneReader:
 
         Args:
             counts: Marks per bucket from `since` on, the oldest `MOST_BUCKETS` of them.
-            asked: ClickHouse's clock before it counted, in Unix milliseconds.
+            asked: A time of ClickHouse's clock before it began to count, in Unix milliseconds.
 
         Returns:
             Whether there may be more to do at once.

@@ -29,7 +29,11 @@ _BUCKET = f"intDiv(toUnixTimestamp64Milli(mark_time), {BUCKET_MILLIS})"
 _SUMS = """countIf(event_type = 'impression') AS impressions, countIf(event_type = 'click') AS clicks,
     sum(conversions) AS conversions, sum(cost) AS cost, sum(revenue) AS revenue, count() AS event_count"""
 _FIGURES = "impressions, clicks, conversions, cost, revenue, event_count"
+# Follows the sorting key, so that only its ranges are read.
+_OF_WANTED = """(client_id, campaign_id, toStartOfHour(event_time), toStartOfFifteenMinutes(event_time)) IN (
+            SELECT client_id, campaign_id, toStartOfHour(slice_start), slice_start FROM wanted)"""
 _REBUILD_SECONDS = 60.0
+_NAMED = 200
 _MARK_LEAD_MILLIS = 2000
 
 
@@ -41,20 +45,51 @@ class Slice(NamedTuple):
     start: int
 
 
+class Look(NamedTuple):
+    """Marks as they are at some moment.
+
+    Attributes:
+        clock: ClickHouse's clock while it looked, in Unix milliseconds: marks may be older than that and not counted.
+        counts: Bucket to number of marks.
+        slices: Bucket to its slices, for some of the buckets.
+    """
+
+    clock: int
+    counts: dict[int, int]
+    slices: dict[int, list[Slice]]
+
+
 async def now_millis(store: ClickHouse) -> int:
     """The clock by which ClickHouse marks and stores, in Unix milliseconds."""
     [(millis,)] = await store.fetch("SELECT toUnixTimestamp64Milli(now64(3))", timeout=5.0)
     return int(millis)
 
 
-async def mark_counts(store: ClickHouse, lane: Lane, since: int, limit: int) -> dict[int, int]:
-    """Marks per bucket of mark time, for the `limit` oldest buckets that have any since `since` (Unix milliseconds)."""
-    rows = await store.fetch(
-        f"""SELECT {_BUCKET} AS bucket, count() FROM dirty_slices
-        WHERE mark_time >= fromUnixTimestamp64Milli({since:d}) AND {_LANES[lane]}
-        GROUP BY bucket ORDER BY bucket LIMIT {limit:d}"""
+async def look(store: ClickHouse, lane: Lane, since: int, limit: int, named_from: int) -> Look:
+    """Counts marks per bucket of mark time, for the `limit` oldest buckets that have any.
+
+    Args:
+        store: Where to run it.
+        lane: Which marks.
+        since: Marks from here on, in Unix milliseconds.
+        limit: Most buckets.
+        named_from: The slices of buckets from this one on are named, too, unless they are many.
+    """
+    [(clock, buckets, counts, named)] = await store.fetch(
+        f"""SELECT toUnixTimestamp64Milli(now64(3)), groupArray(bucket), groupArray(marks), groupArray(slices) FROM (
+          SELECT {_BUCKET} AS bucket, count() AS marks,
+            groupUniqArrayIf({_NAMED + 1})((client_id, campaign_id, toUnixTimestamp(slice_start)),
+              bucket >= {named_from:d}) AS slices
+          FROM dirty_slices
+          WHERE mark_time >= fromUnixTimestamp64Milli({since:d}) AND {_LANES[lane]}
+          GROUP BY bucket ORDER BY bucket LIMIT {limit:d})"""
     )
-    return dict((int(bucket), int(count)) for bucket, count in rows)
+    slices = {
+        bucket: [Slice(*each) for each in some]
+        for bucket, some in zip(buckets, named, strict=True)
+        if bucket >= named_from and len(some) <= _NAMED
+    }
+    return Look(clock, dict(zip(buckets, counts, strict=True)), slices)
 
 
 async def marked_slices(
@@ -65,7 +100,7 @@ async def marked_slices(
     Args:
         store: Where to run it.
         lane: Which marks.
-        buckets: Buckets as counted by `mark_counts`.
+        buckets: Buckets as counted by `look`.
         floor: Slices that begin before this are left out, in Unix seconds: their raw events may be gone.
         below: Only slices that come after this one in the order.
         limit: Most slices.
@@ -130,6 +165,21 @@ async def stale_slices(store: ClickHouse, slices: Sequence[Slice]) -> list[Slice
     return [Slice(*row) for row in rows]
 
 
+async def stored_rows(store: ClickHouse, slices: Sequence[Slice]) -> dict[Slice, int]:
+    """Rows that are stored for slices, repeats included: what a rebuild has to read."""
+    begin, end = _span(slices, SLICE_SECONDS)
+    rows = await store.fetch(
+        f"""WITH {_wanted(slices)}
+        SELECT client_id, campaign_id, toUnixTimestamp(toStartOfFifteenMinutes(event_time)) AS start, count()
+        FROM campaign_events
+        WHERE {_OF_WANTED}
+          AND event_time >= toDateTime({begin:d}, 'UTC') AND event_time < toDateTime({end:d}, 'UTC')
+        GROUP BY client_id, campaign_id, start""",
+        settings={**LONG_STATEMENT, "max_threads": 1},
+    )
+    return {Slice(*row[:3]): row[3] for row in rows}
+
+
 async def rebuild(store: ClickHouse, slices: Sequence[Slice], version: int, threads: int) -> None:
     """Replaces the figures of slices, then of their hours, by what the events say now.
 
@@ -179,13 +229,12 @@ def hours_statement(slices: Sequence[Slice], version: int) -> str:
 
 
 def _measured(slices: Sequence[Slice]) -> str:
-    """Figures of slices from their events. The conditions follow the sorting key, so only its ranges are read."""
+    """Figures of slices from their events."""
     begin, end = _span(slices, SLICE_SECONDS)
     return f"""SELECT client_id, campaign_id, toStartOfFifteenMinutes(event_time) AS slice_start,
           any(project_id) AS project_id, any(platform) AS platform, any(currency) AS currency, {_SUMS}
         FROM campaign_events FINAL
-        WHERE (client_id, campaign_id, toStartOfHour(event_time), toStartOfFifteenMinutes(event_time)) IN (
-            SELECT client_id, campaign_id, toStartOfHour(slice_start), slice_start FROM wanted)
+        WHERE {_OF_WANTED}
           AND event_time >= toDateTime({begin:d}, 'UTC') AND event_time < toDateTime({end:d}, 'UTC')
         GROUP BY client_id, campaign_id, slice_start"""
 

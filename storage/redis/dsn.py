@@ -10,6 +10,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 _DEFAULT_PORT = 6379
 
 
+class MalformedDsn(ValueError):
+    """The URL cannot be used. The text does not quote it, because it may hold a password."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where the server is and how to greet it."""
@@ -37,7 +41,7 @@ def parse_dsn(dsn: str) -> Address:
     ``rediss`` verifies the server against the system's authorities, or those in the PEM file `ssl_ca_certs`.
 
     Raises:
-        ValueError: It is none of these; the text does not quote it, because it holds a password.
+        MalformedDsn: It is none of these.
     """
     try:
         url = urlsplit(dsn)
@@ -51,4 +55,4 @@ def parse_dsn(dsn: str) -> Address:
         database = int(url.path.strip("/") or query.get("db", "0"))
         return Address(url.hostname or "localhost", url.port or _DEFAULT_PORT, "", user, password, database, tls)
     except ValueError:
-        raise ValueError("malformed Redis URL: expected redis://, rediss:// or unix://") from None
+        raise MalformedDsn("malformed Redis URL: expected redis://, rediss:// or unix://") from None

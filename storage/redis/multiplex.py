@@ -80,7 +80,7 @@ class MultiplexedRedis:
             timeout: Longest wait for a reply in seconds; the deadline of the call being served shortens it.
 
         Raises:
-            ValueError: The URL is malformed; the text does not quote it.
+            MalformedDsn: The URL cannot be used.
         """
         self._address = parse_dsn(dsn)
         self._scripts = tuple(scripts)

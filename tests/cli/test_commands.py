@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,32 +99,33 @@ async def test_errors_are_one_line(mrm: Mrm, tmp_path: Path) -> None:
     assert "sekret" not in refused.err + gone.err + wrong.err + down.err
 
 
-async def test_the_demo_agrees_and_leaves_nothing(mrm: Mrm) -> None:
-    # Not below pytest's own directory: the path of PostgreSQL's socket must stay short.
+@pytest.fixture
+def short_path() -> Iterator[str]:
+    """A temporary directory outside pytest's own: the path of PostgreSQL's socket must stay short."""
     with tempfile.TemporaryDirectory() as directory:
-        temporary = Path(directory)
-        temporary.chmod(0o711)
-        result = await mrm("demo", "--seconds", "4", TMPDIR=directory)
-        assert result.code == 0, result.out + result.err
-        assert "40,000" in result.out
-        assert "195" in result.out
-        assert result.out.count("agree") == 4
-        assert "grpcurl" in result.out
-        assert list(temporary.iterdir()) == []
+        os.chmod(directory, 0o711)
+        yield directory
 
 
-async def test_a_demo_cut_short_leaves_nothing(mrm: Mrm) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        temporary = Path(directory)
-        temporary.chmod(0o711)
-        process = await mrm.start("demo", TMPDIR=directory)
-        assert process.stdout is not None
-        async with asyncio.timeout(90):
-            while b"live" not in (line := await process.stdout.readline()):
-                assert line
-        process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(60):
-            _, err = await process.communicate()
-        assert process.returncode == 130
-        assert b"Traceback" not in err
-        assert list(temporary.iterdir()) == []
+async def test_the_demo_agrees_and_leaves_nothing(mrm: Mrm, short_path: str) -> None:
+    result = await mrm("demo", "--seconds", "4", TMPDIR=short_path)
+    assert result.code == 0, result.out + result.err
+    assert "40,000" in result.out
+    assert "195" in result.out
+    assert result.out.count("agree") == 4
+    assert "grpcurl" in result.out
+    assert os.listdir(short_path) == []
+
+
+async def test_a_demo_cut_short_leaves_nothing(mrm: Mrm, short_path: str) -> None:
+    process = await mrm.start("demo", TMPDIR=short_path)
+    assert process.stdout is not None
+    async with asyncio.timeout(90):
+        while b"live" not in (line := await process.stdout.readline()):
+            assert line
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert os.listdir(short_path) == []

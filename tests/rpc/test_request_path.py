@@ -40,7 +40,8 @@ async def test_login_opens_a_session_and_logout_ends_it(world: World, failing: F
 
 
 @pytest.mark.parametrize(
-    ("email", "password"), [("nobody@example.com", PASSWORD), ("admin@example.com", "wrong"), ("ADMIN@EXAMPLE.COM", "x")]
+    ("email", "password"),
+    [("nobody@example.com", PASSWORD), ("admin@example.com", "wrong"), ("ADMIN@EXAMPLE.COM", "x")],
 )
 async def test_login_refuses_alike(world: World, failing: Failing, email: str, password: str) -> None:
     request = session_service_pb2.LoginRequest(email=email, password=password)
@@ -121,7 +122,9 @@ async def test_validation_names_every_broken_field(world: World, failing: Failin
 
 
 async def test_garbage_bytes_are_a_typed_error(world: World, failing: Failing) -> None:
-    call = world.channel.unary_unary("/mrm.accounts.v1.ClientService/GetClient")(b"\xff\xff\xff", metadata=world.admin.auth)
+    call = world.channel.unary_unary("/mrm.accounts.v1.ClientService/GetClient")(
+        b"\xff\xff\xff", metadata=world.admin.auth
+    )
     failure = await failing(call)
     assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
@@ -153,8 +156,9 @@ async def test_a_replayed_reply_holds_no_secret(world: World) -> None:
     assert first.secret.startswith("mrmk_")
     assert again.secret == ""
     assert again.api_key == first.api_key
-    stored = await world.database.fetchval("SELECT count(*) FROM idempotency_keys WHERE position($1 in response) > 0",
-                                           first.secret.encode())
+    stored = await world.database.fetchval(
+        "SELECT count(*) FROM idempotency_keys WHERE position($1 in response) > 0", first.secret.encode()
+    )
     assert stored == 0
 
 
@@ -167,15 +171,17 @@ async def test_a_failed_mutation_leaves_nothing(world: World, failing: Failing) 
     failure = await failing(world.admin.projects.CreateProject(request, metadata=world.admin.auth))
     assert failure.code == grpc.StatusCode.NOT_FOUND
     assert await world.database.fetchval("SELECT count(*) FROM audit_log") == before
-    key = await world.database.fetchval("SELECT count(*) FROM idempotency_keys WHERE request_id = $1::text::uuid",
-                                        request.request_id)
+    key = await world.database.fetchval(
+        "SELECT count(*) FROM idempotency_keys WHERE request_id = $1::text::uuid", request.request_id
+    )
     assert key == 0
 
 
 async def test_every_change_is_audited_with_its_author(world: World) -> None:
     client = await world.client()
     request = client_service_pb2.UpdateClientRequest(
-        client=client_pb2.Client(client_id=client.client_id, industry="retail"), update_mask={"paths": ["industry"]}  # type: ignore[arg-type]
+        client=client_pb2.Client(client_id=client.client_id, industry="retail"),
+        update_mask={"paths": ["industry"]},  # type: ignore[arg-type]
     )
     metadata = (*world.admin.auth, ("x-request-id", "trace-1234"))
     await world.admin.clients.UpdateClient(request, metadata=metadata)

@@ -69,7 +69,7 @@ async def work(leader: Leader) -> None:
     for reader in (leader._live, leader._late):
         while await leader.tick(reader, 2):
             pass
-    await leader._commit(at_once=True)
+    await leader.commit()
 
 
 async def test_every_bucket_appears_and_zero_is_not_nothing(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:

@@ -37,6 +37,7 @@ async def work(leader: Leader) -> None:
     for reader in (leader._live, leader._late):
         while await leader.tick(reader, 2):
             pass
+    await leader.commit()
 
 
 async def test_marked_slices_are_rebuilt_once(stores: Stores, signals: Signals) -> None:
@@ -111,16 +112,12 @@ async def test_a_lost_mark_is_found_by_the_sweep(stores: Stores, signals: Signal
     await stores.clickhouse.execute("TRUNCATE TABLE dirty_slices")
     await work(leader)
     assert (await stores.hours(client_id))[campaign.id, NOW][:2] == (3, 0)
-    before = await stores.clickhouse.fetch("SELECT count() FROM campaign_metrics_slices FINAL WHERE version > 0")
     await leader.sweep_once()
     assert (await stores.hours(client_id))[campaign.id, NOW][:2] == (3, 1)
     versions = "SELECT max(version) FROM campaign_metrics_slices"
     after = await stores.clickhouse.fetch(versions)
     await leader.sweep_once()
     assert await stores.clickhouse.fetch(versions) == after
-    assert (
-        await stores.clickhouse.fetch("SELECT count() FROM campaign_metrics_slices FINAL WHERE version > 0") == before
-    )
 
 
 async def test_the_watermark_moves_when_idle_and_signals_name_what_changed(stores: Stores, signals: Signals) -> None:
@@ -205,9 +202,9 @@ async def test_heavy_slices_are_rebuilt_aside_and_hold_the_watermark_back(stores
     assert set(await stores.hours(client_id)) == {(quiet.id, NOW)}
     held = leader._heavy.complete_until(leader._live.done)
     assert held < leader._live.done
-    await leader._commit(at_once=True)
     assert leader._progress.live == held
     await leader.rebuild_heavy(1)
+    await leader.commit()
     assert set(await stores.hours(client_id)) == {(quiet.id, NOW), (busy.id, NOW)}
     assert leader._progress.live == leader._live.done
     # It was quick, so next time it is not heavy.

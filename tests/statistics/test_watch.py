@@ -100,7 +100,7 @@ class Watching:
         for reader in (self.leader._live, self.leader._late):
             while await self.leader.tick(reader, 2):
                 pass
-        await self.leader._commit(at_once=True)
+        await self.leader.commit()
 
     @asynccontextmanager
     async def watch(

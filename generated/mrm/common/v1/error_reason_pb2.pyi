@@ -69,7 +69,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STREAM_FENCED: _ErrorReason.ValueType  # 22
     """ABORTED. Another producer has opened the stream since; this one is fenced."""
     ERROR_REASON_EVENTS_INVALID: _ErrorReason.ValueType  # 23
-    """INVALID_ARGUMENT. Events of the batch are malformed; nothing of it is stored, `row_errors` names them."""
+    """INVALID_ARGUMENT. Events of the batch are malformed; nothing of it is stored, `event_errors` or
+    google.rpc.BadRequest names them.
+    """
     ERROR_REASON_TIME_ZONE_UNSUPPORTED: _ErrorReason.ValueType  # 24
     """INVALID_ARGUMENT. The time zone is unknown or not a whole number of hours from UTC."""
     ERROR_REASON_QUERY_TOO_LARGE: _ErrorReason.ValueType  # 25
@@ -129,7 +131,9 @@ ERROR_REASON_OFFSET_GAP: ErrorReason.ValueType  # 21
 ERROR_REASON_STREAM_FENCED: ErrorReason.ValueType  # 22
 """ABORTED. Another producer has opened the stream since; this one is fenced."""
 ERROR_REASON_EVENTS_INVALID: ErrorReason.ValueType  # 23
-"""INVALID_ARGUMENT. Events of the batch are malformed; nothing of it is stored, `row_errors` names them."""
+"""INVALID_ARGUMENT. Events of the batch are malformed; nothing of it is stored, `event_errors` or
+google.rpc.BadRequest names them.
+"""
 ERROR_REASON_TIME_ZONE_UNSUPPORTED: ErrorReason.ValueType  # 24
 """INVALID_ARGUMENT. The time zone is unknown or not a whole number of hours from UTC."""
 ERROR_REASON_QUERY_TOO_LARGE: ErrorReason.ValueType  # 25

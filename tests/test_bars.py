@@ -1,0 +1,60 @@
+"""Behind the bars of the foundation: the demo, and that every benchmark measures what it says.
+
+`make test` runs short forms, which hold no figure against a bar: a shared machine would fail them for no reason.
+`make bars` runs the full ones (MRM_BARS=full), which do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FULL = os.environ.get("MRM_BARS") == "full"
+FIGURES = {"ingest.append_events", "unary.get_campaign", "watch.latency.p50", "watch.latency.p99"}
+
+pytestmark = pytest.mark.bar_a
+
+
+async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
+    """Runs a command to its end; its exit code and output."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=cwd, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        output = (await asyncio.wait_for(process.communicate(), seconds))[0]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+@pytest.mark.timeout(240)
+async def test_the_demo_agrees_with_its_file(tmp_path: Path) -> None:
+    code, output = await run(str(Path(sys.executable).with_name("mrm")), "demo", cwd=tmp_path, seconds=180)
+    assert code == 0, output
+    assert re.search(r"all\s+40,000\s+40,000\s+195\s+195", output), output
+
+
+@pytest.mark.timeout(1200)
+async def test_every_figure_is_measured(tmp_path: Path) -> None:
+    target = tmp_path / "results.json"
+    scale = "1" if FULL else "0.1"
+    _, output = await run(
+        sys.executable, "-m", "benchmarks", "--scale", scale, "--output", str(target), cwd=ROOT, seconds=1100
+    )
+    results = json.loads(target.read_text())
+    assert {result["name"] for result in results} == FIGURES, output
+    for result in results:
+        assert set(result) == {"name", "value", "unit", "floor", "ratio", "bar", "ok"}
+        assert result["value"] > 0
+        assert result["floor"] is None or result["ratio"] > 0
+        assert result["ok"] or not FULL, output
