@@ -100,6 +100,6 @@ def test_roles_hold_only_known_rights_and_none_of_a_key() -> None:
 
 def test_every_error_reason_is_raised_somewhere() -> None:
     code = "\n".join(path.read_text() for path in (ROOT / "server").rglob("*.py"))
-    for name, _ in error_reason_pb2.ErrorReason.items():
+    for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name:
         short = name.removeprefix("ERROR_REASON_")
         assert short == "UNSPECIFIED" or f'"{short}"' in code, name

@@ -14,7 +14,7 @@ from typing import Any
 
 from server.rpc import logs
 from server.settings import MetricsSettings
-from server.statistics.heavy import SLOW_SECONDS, HeavySlices
+from server.statistics.busy import SLOW_SECONDS, BusyClients
 from server.statistics.lanes import MOST_BUCKETS, LaneReader
 from server.statistics.watermark import CURSOR, Progress
 from storage.clickhouse import rebuild
@@ -135,10 +135,11 @@ class Leader:
         self._overlap = int(settings.mark_overlap.total_seconds() * 1000)
         self._live = LaneReader("live", progress.live, self._overlap)
         self._late = LaneReader("late", progress.late, self._overlap)
-        self._heavy = HeavySlices()
+        self._busy = BusyClients()
         self._swept = progress.watermark
         self._failed: set[Slice] = set()
         self._versions: deque[int] = deque()
+        self._drawing = asyncio.Lock()
         self._suspects: Sequence[Slice] = ()
         self._log = logs.get("aggregator")
         self._trouble = Trouble()
@@ -150,7 +151,7 @@ class Leader:
         return [
             self._again(lambda: self.tick(self._live, self._settings.max_threads), self._settings.tick),
             self._again(lambda: self.tick(self._late, others), _ASIDE_PAUSE_SECONDS, rest=_ASIDE_REST),
-            self._again(lambda: self.rebuild_heavy(others), _ASIDE_PAUSE_SECONDS, rest=_ASIDE_REST),
+            self._again(lambda: self.rebuild_busy(others), _ASIDE_PAUSE_SECONDS, rest=_ASIDE_REST),
             self._again(self.sweep_once, self._settings.sweep_interval),
             self._again(self.commit, _COMMIT_PAUSE_SECONDS),
         ]
@@ -166,21 +167,21 @@ class Leader:
             await self._rebuild_marked(reader, buckets, look.slices, threads)
         return reader.advance(look.counts, asked)
 
-    async def rebuild_heavy(self, threads: int) -> bool:
+    async def rebuild_busy(self, threads: int) -> bool:
         """Rebuilds the live slices that were put aside because they take long; False: there is no more at once."""
         suspects, self._suspects = self._suspects, ()
         for chunk in _chunks(suspects):
-            self._heavy.review(await rebuild.stored_rows(self._clickhouse, chunk), time.monotonic())
-        slices = self._heavy.take()
+            self._busy.review(await rebuild.stored_rows(self._clickhouse, chunk), time.monotonic())
+        slices = self._busy.take()
         if slices:
             begun = time.monotonic()
             try:
                 await self._rebuild_all(slices, threads)
             except BaseException:
-                self._heavy.give_back()
+                self._busy.give_back()
                 raise
             now = time.monotonic()
-            self._heavy.finish(now - begun, now)
+            self._busy.finish(now - begun, now)
         return False
 
     async def commit(self) -> bool:
@@ -191,13 +192,13 @@ class Leader:
         Raises:
             FencedOut: A later leader has moved the cursor.
         """
-        live = max(self._progress.live, self._heavy.complete_until(self._live.done))
+        live = max(self._progress.live, self._busy.complete_until(self._live.done))
         reached = Progress(live, max(self._progress.late, self._late.done))
         if reached != self._progress:
             await metrics_state.move_cursor(self._database, CURSOR, reached.to_position(), self._epoch)
             self._progress = reached
         while len(self._versions) < _VERSIONS_AHEAD:
-            self._versions.append(await metrics_state.next_version(self._database, self._epoch))
+            await self._draw_version()
         return False
 
     async def sweep_once(self) -> bool:
@@ -271,14 +272,14 @@ class Leader:
             await self._rebuild_all(page, threads)
 
     async def _rebuild_live(self, page: Sequence[Slice], threads: int) -> None:
-        """Rebuilds the light ones, puts the heavy ones aside, and finds out which they are when it was slow."""
+        """Rebuilds those of quiet clients, and has the others wait; looks into which they are when it was slow."""
         begun = time.monotonic()
-        light, heavy = self._heavy.split(page, begun)
-        self._heavy.put(heavy, self._live.done)
-        await self._rebuild_all(light, threads)
+        quiet, busy = self._busy.split(page, begun)
+        self._busy.put(busy, self._live.done)
+        await self._rebuild_all(quiet, threads)
         now = time.monotonic()
-        if now - begun > SLOW_SECONDS and self._heavy.should_review(now):
-            self._suspects = light
+        if now - begun > SLOW_SECONDS and self._busy.should_review(now):
+            self._suspects = quiet
 
     async def _rebuild_all(self, slices: Sequence[Slice], threads: int) -> None:
         for chunk in _chunks(slices):
@@ -309,9 +310,14 @@ class Leader:
             self._failed.update(slices)
 
     async def _next_version(self) -> int:
-        if self._versions:
-            return self._versions.popleft()
-        return await metrics_state.next_version(self._database, self._epoch)
+        while not self._versions:
+            await self._draw_version()
+        return self._versions.popleft()
+
+    async def _draw_version(self) -> None:
+        # One at a time, so that versions are used in the order in which they grow.
+        async with self._drawing:
+            self._versions.append(await metrics_state.next_version(self._database, self._epoch))
 
     async def _publish(self, slices: Sequence[Slice], version: int) -> None:
         clients = {str(s.client_id) for s in slices}

@@ -144,7 +144,7 @@ async def test_patience_runs_out(running: Running) -> None:
 
 async def test_a_fenced_producer_stops_for_good(channel: grpc.aio.Channel, fake: FakeStatistics) -> None:
     fake.failures = [status(grpc.StatusCode.ABORTED, "STREAM_FENCED")]
-    with pytest.raises(StreamFenced):  # noqa: PT012
+    with pytest.raises(StreamFenced):
         async with Producer(channel, CLIENT_ID, "s") as producer:
             await producer.send(events(0, 5))
             with pytest.raises(StreamFenced):
@@ -174,7 +174,7 @@ async def test_a_bad_token_is_refused_when_opening(running: Running) -> None:
 async def test_a_position_that_does_not_fit_is_an_error_and_not_a_loss(
     channel: grpc.aio.Channel, fake: FakeStatistics, rewritten: list[str]
 ) -> None:
-    with pytest.raises(PositionLost):  # noqa: PT012
+    with pytest.raises(PositionLost):
         async with Producer(channel, CLIENT_ID, "s") as producer:
             await producer.send(events(0, 10))
             await producer.flush()
@@ -185,7 +185,7 @@ async def test_a_position_that_does_not_fit_is_an_error_and_not_a_loss(
 
 async def test_an_error_in_the_block_does_not_wait_for_events(channel: grpc.aio.Channel, fake: FakeStatistics) -> None:
     fake.failures = [5.0]
-    with pytest.raises(KeyError):  # noqa: PT012
+    with pytest.raises(KeyError):
         async with asyncio.timeout(1), Producer(channel, CLIENT_ID, "s") as producer:
             await producer.send(events(0, 5))
             raise KeyError

@@ -79,7 +79,7 @@ async def test_a_second_producer_fences_the_first(world: World) -> None:
         await first.flush()
         async with Producer(channel, client_id, "s") as second:
             assert second.position == 10
-            with pytest.raises(StreamFenced):  # noqa: PT012
+            with pytest.raises(StreamFenced):
                 await first.send(events[10:])
                 await first.__aexit__(None, None, None)
             await second.send(events[10:])

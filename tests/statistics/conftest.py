@@ -125,7 +125,7 @@ class Stores:
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20.0) -> None:
     """Waits for what other tasks bring about."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - the condition lies in a store, which does not tell
+        while not await condition():
             await asyncio.sleep(0.02)
 
 

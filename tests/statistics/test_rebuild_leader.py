@@ -5,11 +5,13 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
 from server.settings import MetricsSettings
 from server.statistics.aggregator import CHANNEL, Aggregator, Leader
+from server.statistics.busy import BusyClients
 from server.statistics.lanes import MOST_BUCKETS, LaneReader
 from server.statistics.watermark import Progress, WatermarkReader
 from storage.clickhouse.rebuild import Slice
@@ -190,25 +192,47 @@ async def test_one_process_leads_and_the_next_takes_over(stores: Stores, signals
         await asyncio.gather(*running.values(), return_exceptions=True)
 
 
-async def test_heavy_slices_are_rebuilt_aside_and_hold_the_watermark_back(stores: Stores, signals: Signals) -> None:
-    client_id, [busy, quiet] = await stores.tenant(2)
+async def test_busy_clients_are_rebuilt_aside_and_hold_the_watermark_back(stores: Stores, signals: Signals) -> None:
+    (busy_id, [busy]), (quiet_id, [quiet]) = await stores.tenant(), await stores.tenant()
     leader = leader_of(stores, signals)
     await work(leader)
-    heavy = Slice(client_id, busy.id, int(NOW.timestamp()))
-    leader._heavy.review({heavy: 200_000, heavy._replace(campaign_id=quiet.id): 3}, time.monotonic())
+    slices = [Slice(each.client_id, each.id, int(NOW.timestamp())) for each in (busy, quiet)]
+    leader._busy.review(dict(zip(slices, (200_000, 3), strict=True)), time.monotonic())
     await stores.events(busy, NOW, count=5)
     await stores.events(quiet, NOW, count=5)
     await work(leader)
-    assert set(await stores.hours(client_id)) == {(quiet.id, NOW)}
-    held = leader._heavy.complete_until(leader._live.done)
+    assert (len(await stores.hours(busy_id)), len(await stores.hours(quiet_id))) == (0, 1)
+    held = leader._busy.complete_until(leader._live.done)
     assert held < leader._live.done
     assert leader._progress.live == held
-    await leader.rebuild_heavy(1)
+    await leader.rebuild_busy(1)
     await leader.commit()
-    assert set(await stores.hours(client_id)) == {(quiet.id, NOW), (busy.id, NOW)}
+    assert len(await stores.hours(busy_id)) == 1
     assert leader._progress.live == leader._live.done
-    # It was quick, so next time it is not heavy.
-    assert leader._heavy.split([heavy], time.monotonic()) == ([heavy], [])
+
+
+def test_clients_are_busy_while_their_rebuild_takes_long() -> None:
+    clients, one, two = BusyClients(), Slice(UUID(int=1), UUID(int=1), 900), Slice(UUID(int=2), UUID(int=2), 900)
+    clients.review({one: 90_000, two: 10_000}, now=0.0)
+    assert clients.split([one, two], 1.0) == ([one, two], [])
+    clients.review({one: 90_001, two: 10_000}, now=0.0)
+    assert clients.split([one, two], 1.0) == ([two], [one])
+    clients.put([one], done=5)
+    clients.put([one], done=7)
+    assert clients.take() == [one]
+    clients.put([one], done=8)
+    assert clients.complete_until(9) == 5
+    clients.give_back()
+    assert clients.complete_until(9) == 5
+    assert clients.take() == [one]
+    clients.finish(0.4, now=50.0)
+    assert clients.complete_until(9) == 9
+    assert clients.split([one], 100.0) == ([], [one])
+    assert clients.split([one], 111.0) == ([one], [])
+    clients.put([one], done=9)
+    assert clients.take() == [one]
+    clients.finish(0.01, now=100.0)
+    assert clients.split([one], 101.0) == ([one], [])
 
 
 def test_a_mark_that_becomes_visible_late_is_noticed() -> None:

@@ -105,7 +105,7 @@ class IngestWorld:
         pid = self.engines.pid("clickhouse")
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        while self.engines.pid("clickhouse") in (pid, None):  # noqa: ASYNC110 - waits for another process
+        while self.engines.pid("clickhouse") in (pid, None):
             await asyncio.sleep(0.02)
 
 

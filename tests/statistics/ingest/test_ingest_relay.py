@@ -151,7 +151,7 @@ async def test_one_relay_leads_and_the_next_takes_over(ingest_world: IngestWorld
         await outbox.append(ingest_world.database, CAMPAIGN_TOPIC, str(tenant.campaign_ids[0]))
         first.wake()
         async with asyncio.timeout(20):
-            while await _zone(ingest_world, tenant.campaign_ids[0]) != "Europe/Moscow":  # noqa: ASYNC110 - other tasks
+            while await _zone(ingest_world, tenant.campaign_ids[0]) != "Europe/Moscow":
                 await asyncio.sleep(0.05)
 
     first, second = relay(), relay()

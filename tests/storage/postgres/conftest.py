@@ -45,7 +45,7 @@ class Server:
         )
         self._child = Child(command, child_environment(), self._directory.log_file("postgres"))
         async with asyncio.timeout(30):
-            while not await self._engine.ready():  # noqa: ASYNC110 - waits for another process
+            while not await self._engine.ready():
                 await asyncio.sleep(0.05)
 
     async def kill(self, stop_signal: int = signal.SIGQUIT) -> None:

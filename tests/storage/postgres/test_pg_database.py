@@ -1,4 +1,3 @@
-# ruff: noqa: PT012 - the blocks that raise are what is tested
 """Pool, transactions, deadlines, cancellation, and what becomes of the driver's errors."""
 
 import asyncio

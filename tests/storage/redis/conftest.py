@@ -52,7 +52,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 async def connected(redis: MultiplexedRedis, seconds: float = 10.0) -> None:
     """Waits until the connection stands."""
     async with asyncio.timeout(seconds):
-        while not redis.connected:  # noqa: ASYNC110 (nobody tells)
+        while not redis.connected:
             await asyncio.sleep(0.01)
 
 

@@ -1,24 +1,28 @@
-"""Slices that take long to rebuild are rebuilt aside, so that one busy client never holds back the others."""
+"""Live slices of busy clients are rebuilt aside, so that one client never holds back the figures of the others."""
 
 from collections.abc import Iterable, Mapping
+from uuid import UUID
 
 from storage.clickhouse.rebuild import Slice
 
 SLOW_SECONDS = 0.15
 """A rebuild of live slices that takes longer is looked into."""
 
+_QUICK_SECONDS = 0.05
 _MOST_ROWS = 100_000
 _LEFT_ROWS = 10_000
 _KEPT_SECONDS = 60.0
 _REVIEW_PAUSE_SECONDS = 5.0
-_MOST_SLICES = 50_000
 
 
-class HeavySlices:
-    """Which slices are heavy, and which of them wait to be rebuilt."""
+class BusyClients:
+    """Which clients have too much going on to be rebuilt with the others, and which of their slices wait.
+
+    Times are those of the monotonic clock, in seconds; instants of figures are Unix milliseconds.
+    """
 
     def __init__(self) -> None:
-        self._until: dict[Slice, float] = {}
+        self._busy_until: dict[UUID, float] = {}
         self._review_at = 0.0
         self._waiting: set[Slice] = set()
         self._waiting_since: int | None = None
@@ -26,12 +30,12 @@ class HeavySlices:
         self._working_since: int | None = None
 
     def split(self, slices: Iterable[Slice], now: float) -> tuple[list[Slice], list[Slice]]:
-        """Light ones and heavy ones; `now` by the monotonic clock."""
-        light: list[Slice] = []
-        heavy: list[Slice] = []
+        """Slices of quiet clients and of busy ones."""
+        quiet: list[Slice] = []
+        busy: list[Slice] = []
         for each in slices:
-            (heavy if self._until.get(each, 0.0) > now else light).append(each)
-        return light, heavy
+            (busy if self._busy_until.get(each.client_id, 0.0) > now else quiet).append(each)
+        return quiet, busy
 
     def should_review(self, now: float) -> bool:
         """Whether to look into a slow rebuild; not again at once."""
@@ -43,45 +47,47 @@ class HeavySlices:
     def review(self, rows: Mapping[Slice, int], now: float) -> None:
         """Learns how many stored rows slices have.
 
-        If there are too many to rebuild at once, the largest slices are heavy from now on; few rows are left to the
-        light ones, so that they do not grow slow again soon.
+        Slices of one client lie side by side in the store and are read together, so it is clients that are busy. If
+        there are too many rows to rebuild at once, few are left to the quiet ones, which then do not grow slow soon.
         """
-        if sum(rows.values()) <= _MOST_ROWS:
+        totals: dict[UUID, int] = {}
+        for each, count in rows.items():
+            totals[each.client_id] = totals.get(each.client_id, 0) + count
+        if sum(totals.values()) <= _MOST_ROWS:
             return
         left = _LEFT_ROWS
-        for each, count in sorted(rows.items(), key=lambda item: item[1]):
+        for client_id, count in sorted(totals.items(), key=lambda item: item[1]):
             left -= count
             if left < 0:
-                self._until[each] = now + _KEPT_SECONDS
-        if len(self._until) > _MOST_SLICES:
-            self._until = {each: until for each, until in self._until.items() if until > now}
+                self._busy_until[client_id] = now + _KEPT_SECONDS
 
     def put(self, slices: Iterable[Slice], done: int) -> None:
         """Has slices wait.
 
         Args:
             slices: The slices.
-            done: Figures are complete up to here without them, in Unix milliseconds.
+            done: Figures are complete up to here without them.
         """
-        before = len(self._waiting)
+        was_empty = not self._waiting
         self._waiting.update(slices)
-        if not before and self._waiting:
+        if was_empty and self._waiting:
             self._waiting_since = done
 
     def take(self) -> list[Slice]:
-        """The slices that wait, to be worked off now."""
+        """The slices that wait, the latest first, to be worked off now."""
         self._working = sorted(self._waiting, key=lambda each: -each.start)
         self._working_since = self._waiting_since
         self._waiting, self._waiting_since = set(), None
         return self._working
 
     def finish(self, seconds: float, now: float) -> None:
-        """They are worked off; they stay heavy if it took long."""
-        for each in self._working:
-            if seconds > SLOW_SECONDS:
-                self._until[each] = now + _KEPT_SECONDS
+        """They are worked off, in this many seconds; clients for whom that was quick are no longer busy."""
+        for client_id in {each.client_id for each in self._working}:
+            if seconds < _QUICK_SECONDS:
+                self._busy_until.pop(client_id, None)
             else:
-                self._until.pop(each, None)
+                self._busy_until[client_id] = now + _KEPT_SECONDS
+        self._busy_until = {client: until for client, until in self._busy_until.items() if until > now}
         self._working, self._working_since = [], None
 
     def give_back(self) -> None:
@@ -92,5 +98,5 @@ class HeavySlices:
         self._working, self._working_since = [], None
 
     def complete_until(self, done: int) -> int:
-        """How far the figures are complete, if those of light slices are up to `done`."""
+        """How far figures are complete, if those of quiet clients are up to `done`."""
         return min([done, *(since for since in (self._waiting_since, self._working_since) if since is not None)])
