@@ -98,19 +98,24 @@ class Feed:
         if self._zone is not None and (window := self.span.window(self._zone, now)) > self.window:
             self._move(window)
 
-    def apply(self, rows: Iterable[LiveTotal], watermark: int) -> bool:
-        """Takes over totals that were read after the watermark.
+    def apply(self, rows: Iterable[LiveTotal], asked: set[UUID] | None, watermark: int) -> bool:
+        """Takes over totals.
+
+        Args:
+            rows: The totals.
+            asked: Campaigns they were asked for, as `selection` was then: a watcher may have joined since.
+            watermark: Read before the totals.
 
         Returns:
             Whether all of the rows are of known campaigns.
         """
         found = {row.campaign_id: row for row in rows}
         known = self.campaigns or {}
-        wanted = self.selection()
-        for campaign_id in known.keys() if wanted is None else wanted & known.keys():
+        for campaign_id in known.keys() if asked is None else asked & known.keys():
             self._take(campaign_id, found.get(campaign_id), known[campaign_id])
         self.watermark = max(self.watermark, watermark)
-        self.ready = True
+        wanted = self.selection()
+        self.ready = asked is None or (wanted is not None and wanted <= asked)
         for mailbox in self.mailboxes:
             if mailbox.waiting_for_snapshot or mailbox.changed:
                 mailbox.wake.set()

@@ -29,6 +29,10 @@ _WINDOWS_AT_ONCE = 32
 _LOG_PAUSE_SECONDS = 60.0
 
 
+Question = list[tuple[Feed, set[UUID] | None]]
+"""Feeds of one window, and the campaigns that each asks for."""
+
+
 class WatchHub:
     """Keeps the state of everything watched on this process up to date. `run` it beside the server.
 
@@ -130,24 +134,22 @@ class WatchHub:
             return
         # Read before the figures, so that the figures are at least as new as it says.
         watermark = await self._watermark.millis()
-        windows: dict[tuple[int, int], list[Feed]] = {}
+        windows: dict[tuple[int, int], Question] = {}
         for feed in feeds:
-            windows.setdefault(feed.window, []).append(feed)
+            windows.setdefault(feed.window, []).append((feed, feed.selection()))
         ordered = list(windows.items())
         for start in range(0, len(ordered), _WINDOWS_AT_ONCE):
             part = ordered[start : start + _WINDOWS_AT_ONCE]
             rows = await metrics.live_totals(self._clickhouse, [_watched(*each) for each in part], _READ_SECONDS)
-            self._distribute(part, rows, watermark)
+            self._distribute([question for _, question in part], rows, watermark)
 
-    def _distribute(
-        self, windows: list[tuple[tuple[int, int], list[Feed]]], rows: list[LiveTotal], watermark: int
-    ) -> None:
+    def _distribute(self, questions: list[Question], rows: list[LiveTotal], watermark: int) -> None:
         found: dict[tuple[int, UUID], list[LiveTotal]] = {}
         for row in rows:
             found.setdefault((row.window, row.client_id), []).append(row)
-        for index, (window, feeds) in enumerate(windows):
-            for feed in feeds:
-                if feed.window == window and not feed.apply(found.get((index, feed.client_id), ()), watermark):
+        for index, question in enumerate(questions):
+            for feed, asked in question:
+                if not feed.apply(found.get((index, feed.client_id), ()), asked, watermark):
                     # A campaign that is not known yet was made a moment ago.
                     feed.outdated = True
                     self._wake.set()
@@ -224,10 +226,10 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
-def _watched(window: tuple[int, int], feeds: list[Feed]) -> Watched:
+def _watched(window: tuple[int, int], question: Question) -> Watched:
     clients: dict[UUID, set[UUID] | None] = {}
-    for feed in feeds:
-        wanted, before = feed.selection(), clients.get(feed.client_id, set())
+    for feed, wanted in question:
+        before = clients.get(feed.client_id, set())
         clients[feed.client_id] = None if wanted is None or before is None else wanted | before
     return Watched(*window, clients)
 

@@ -15,13 +15,15 @@ from server.statistics.buckets import Bucket, cut
 from server.statistics.reach import ReachResolver, require
 from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import metrics
-from storage.clickhouse.connect import ClickHouse
+from storage.clickhouse.connect import ClickHouse, ClickHouseError
 from storage.clickhouse.metrics import NO_FIGURES, Combination, Dimension, Sum
 from storage.postgres import metrics_state, reach
 from storage.postgres.database import Database
 
 # Making this many rows takes long enough to be worth a thread, so that other calls go on.
 _THREAD_ROWS = 500
+# ClickHouse's own limits: TOO_MANY_ROWS, MEMORY_LIMIT_EXCEEDED, TOO_MANY_BYTES, TOO_MANY_ROWS_OR_BYTES.
+_LIMIT_CODES = frozenset({158, 241, 307, 396})
 _NO_COMBINATION = Combination((), "")
 
 
@@ -52,7 +54,12 @@ class QueryRpcs:
         dimensions = rules.read_dimensions(request.dimensions)
         # Read before the figures, which may be newer than it but never older.
         watermark = await self._watermark.instant()
-        found, sums = await self._measure(reached.selection, buckets, dimensions)
+        try:
+            found, sums = await self._measure(reached.selection, buckets, dimensions)
+        except ClickHouseError as error:
+            if error.code in _LIMIT_CODES:
+                raise rules.QueryTooLarge("this reads too much: shorten the period or narrow the filter") from None
+            raise
         if len(buckets) * len(found) > _THREAD_ROWS:
             rows = await asyncio.to_thread(_rows, buckets, found, sums, dimensions)
         else:

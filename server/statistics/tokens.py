@@ -64,7 +64,7 @@ class ResumeTokens:
 
 def _binding(request: statistics_service_pb2.WatchMetricsRequest, call: Call) -> bytes:
     watched = statistics_service_pb2.WatchMetricsRequest(
-        client_id=request.client_id, campaign_ids=sorted(set(request.campaign_ids))
+        client_id=request.client_id.lower(), campaign_ids=sorted({each.lower() for each in request.campaign_ids})
     )
     if request.HasField("times"):
         watched.times.CopyFrom(request.times)

@@ -53,7 +53,11 @@ class WatchRpcs:
         position = tokens.open(request.resume_token)
         client_id = values.required_id(request.client_id, "client_id")
         chosen = frozenset(values.required_id(each, "campaign_ids") for each in request.campaign_ids)
-        zone = await self._check_rights(call, client_id, chosen)
+        try:
+            zone = await self._check_rights(call, client_id, chosen)
+        except TimeoutError:
+            # A stream has no deadline that this could be.
+            raise Unavailable.store("postgresql") from None
         span = _span(request)
         if span.days:
             # Refused here: its days cannot be cut out of hours.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -18,12 +19,12 @@ from server.rpc.tokens import InvalidToken, TokenCodec
 from server.settings import MetricsSettings, WatchSettings
 from server.statistics import frames
 from server.statistics.aggregator import Leader
-from server.statistics.feeds import CAMPAIGNS_CHANGED, WINDOW_MOVED
+from server.statistics.feeds import CAMPAIGNS_CHANGED, WINDOW_MOVED, Feed, Mailbox, Span
 from server.statistics.hub import WatchHub
 from server.statistics.tokens import Position, ResumeTokens
 from server.statistics.watch import WatchRpcs
 from server.statistics.watermark import Progress
-from storage.clickhouse.metrics import Figures
+from storage.clickhouse.metrics import Figures, LiveTotal
 from storage.postgres import clients, users
 from storage.redis.signals import Signals
 from storage.scope import EVERYTHING, Scope
@@ -288,10 +289,11 @@ async def test_a_slow_reader_skips_and_gets_the_newest_state(stores: Stores, wat
 async def test_a_reader_that_stops_is_cut_off(stores: Stores, process: MakeWatching) -> None:
     watching = process(write_timeout=0.3)
     client_id, [_] = await stores.tenant()
-    async with watching.watch(asked(client_id)) as stream:
+    request = asked(client_id)
+    request.heartbeat_interval.FromSeconds(1)
+    async with watching.watch(request) as stream:
         await stream.next("snapshot")
         stream.reading.clear()
-        await watching.work()
         assert isinstance(await stream.ends(), ResourceExhausted)
 
 
@@ -423,3 +425,22 @@ def test_tokens_hold_for_one_purpose_binding_and_key() -> None:
     ):
         with pytest.raises(InvalidToken):
             codec.open(purpose, binding, text)
+
+
+def test_a_watcher_that_joins_during_a_question_waits_for_the_next() -> None:
+    client_id, first, second = uuid4(), uuid4(), uuid4()
+    feed = Feed(client_id, Span(days=1))
+    feed.adopt(ZoneInfo("UTC"), {first: "RUB", second: "RUB"})
+    feed.roll(NOON)
+    early = Mailbox(feed, EVERYTHING, frozenset({first}))
+    feed.join(early)
+    asked_for = feed.selection()
+    late = Mailbox(feed, EVERYTHING, frozenset({second}))
+    feed.join(late)
+    rows = [LiveTotal(0, client_id, each, "RUB", Figures(7, 0, 0, 0, 0), 1) for each in (first, second)]
+    feed.apply(rows[:1], asked_for, 5)
+    assert not feed.ready
+    feed.apply(rows, feed.selection(), 6)
+    assert feed.ready
+    [entry] = late.take_snapshot()
+    assert pb.WatchMetricsResponse.Snapshot.FromString(entry).campaigns[0].metrics.impressions == 7
