@@ -73,6 +73,9 @@ CHANNEL_OPTIONS = (
 )
 
 
+_RESTART_SECONDS = 1.0
+
+
 class StartError(Exception):
     """The server cannot start; the text says what to do and holds no secret."""
 
@@ -176,10 +179,10 @@ class Application:
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
         self.port = _bind(server, settings.grpc)
         await self._health.check()
-        self._background(self._health.run())
-        self._background(self._streams.run())
+        self._background(self._health.run)
+        self._background(self._streams.run)
         for task in (relay, aggregator, hub):
-            self._background(task.run())
+            self._background(task.run)
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)
 
@@ -203,6 +206,8 @@ class Application:
         self._log.info("draining")
         await self._health.drain()
         self._streams.draining.set()
+        # Calls already on their way would be cut off by the end of the connection.
+        await asyncio.sleep(self._settings.grpc.drain_delay)
         await server.stop(self._settings.grpc.drain_seconds)
         # grpc's stop does not wait for handlers to leave their finally blocks.
         await self._pipeline.wait_idle(self._settings.grpc.drain_seconds)
@@ -215,15 +220,18 @@ class Application:
         self._stack.push_async_callback(store.close)
         return store
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs a task until the end; it is stopped before the stores that it uses."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._report)
-        self._stack.push_async_callback(_cancelled, task)
+    def _background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs a task until the end, again if it dies; it is stopped before the stores that it uses."""
 
-    def _report(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("background_task_died", exc_info=error)
+        async def keep() -> None:
+            while True:
+                try:
+                    await work()
+                except Exception as error:
+                    self._log.error("background_task_died", exc_info=error)
+                await asyncio.sleep(_RESTART_SECONDS)
+
+        self._stack.push_async_callback(_cancelled, asyncio.create_task(keep()))
 
 
 async def migrate(settings: Settings, *, dry_run: bool = False) -> list[str]:

@@ -22,6 +22,9 @@ class GrpcSettings(BaseModel):
     reflection: bool = Field(True, description="Whether grpcurl may list services")
     tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; plaintext if unset")
     tls_key: Path | None = Field(None, description="PEM file with the private key")
+    drain_delay: float = Field(
+        1.0, ge=0, le=300, description="Pause between NOT_SERVING and refusing calls: balancers look away meanwhile"
+    )
     drain_seconds: PositiveSeconds = Field(15.0, description="Longest wait for running calls at shutdown")
     reuse_port: bool = Field(False, description="Share the port with other server processes (SO_REUSEPORT)")
 

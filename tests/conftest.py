@@ -50,6 +50,7 @@ def settings_for(connections: Connections) -> Settings:
     settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
     settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
     settings.logging.level = "ERROR"
+    settings.grpc.drain_delay = 0.0
     return settings
 
 

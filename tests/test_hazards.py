@@ -12,11 +12,11 @@ from decimal import Decimal
 from uuid import uuid4
 
 import grpc
+
 from mrm.accounts.v1 import client_pb2
 from mrm.common.v1 import options_pb2, platform_pb2, time_pb2
 from mrm.statistics.v1 import event_pb2, metrics_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as pb
-
 from storage.clickhouse.connect import ClickHouse
 from tests.conftest import Caller, Failing, World, impression
 
@@ -155,9 +155,7 @@ async def test_h06_nobody_sees_or_writes_anothers_figures(world: World, failing:
         other.statistics.GetFreshness(pb.GetFreshnessRequest(client_id=client_id), metadata=other.auth),
         other.statistics.WatchMetrics(pb.WatchMetricsRequest(client_id=client_id), metadata=other.auth).read(),
         other.statistics.IngestEvents(
-            pb.IngestEventsRequest(
-                client_id=client_id, batch=event_pb2.EventBatch(events=[impression(campaign_id)])
-            ),
+            pb.IngestEventsRequest(client_id=client_id, batch=event_pb2.EventBatch(events=[impression(campaign_id)])),
             metadata=other.auth,
         ),
     ):
@@ -275,7 +273,10 @@ async def test_bad_queries_name_the_field(world: World, failing: Failing) -> Non
 
     good = time_pb2.DateRange(start_date="2026-01-01", end_date="2026-01-31")
     assert "period" in await broken()
-    assert any("start_date" in field for field in await broken(dates=time_pb2.DateRange(start_date="2026-02-30", end_date="2026-03-01")))
+    assert any(
+        "start_date" in field
+        for field in await broken(dates=time_pb2.DateRange(start_date="2026-02-30", end_date="2026-03-01"))
+    )
     assert await broken(dates=good, time_zone="Asia/Kolkata") == {"time_zone": "TIME_ZONE_NOT_WHOLE_HOURS"}
     assert "granularity" in await broken(dates=good, granularity=0)
     some_id = str(uuid4())

@@ -228,7 +228,9 @@ async def test_watcher_and_producer_survive_a_restart(world: World) -> None:
 
 async def test_draining_fails_no_call(world: World) -> None:
     client = await world.client()
-    application = Application(world.settings)
+    settings = world.settings.model_copy(deep=True)
+    settings.grpc.drain_delay = Settings().grpc.drain_delay
+    application = Application(settings)
     await application.start()
     get = client_service_pb2.GetClientRequest(client_id=client.client_id)
     finished = 0

@@ -192,6 +192,9 @@ class Pipeline:
                 except asyncio.CancelledError:
                     guard.raise_if_ended()
                     raise
+        except TimeoutError as error:
+            # A stream has no deadline of its own: something under it took too long.
+            await self._abort(context, trace, Unavailable("a store is slow, try again", retry_after=1.0), error)
         except Exception as error:
             await self._abort(context, trace, to_domain(error), error)
         except asyncio.CancelledError:

@@ -35,10 +35,11 @@ def campaign_entry(campaign_id: UUID, totals: Figures, currency: str, version: i
 
 
 def trailer(token: str, watermark: int) -> bytes:
-    """What every message carries beside its kind; `watermark` in Unix milliseconds."""
-    stamp = Timestamp()
-    stamp.FromMilliseconds(watermark)
-    return Response(resume_token=token, watermark_time=stamp).SerializeToString()
+    """What every message carries beside its kind; `watermark` in Unix milliseconds, 0 while none is known."""
+    message = Response(resume_token=token)
+    if watermark:
+        message.watermark_time.FromMilliseconds(watermark)
+    return message.SerializeToString()
 
 
 def snapshot(entries: Iterable[bytes], window: tuple[int, int], trailing: bytes) -> Iterator[bytes]:

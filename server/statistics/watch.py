@@ -205,7 +205,7 @@ class Watcher:
                 await self._call.write(message)
         except TimeoutError:
             raise ResourceExhausted(
-                "the stream is not being read: read faster and resume", metadata={"cause": "slow_reader"}
+                "the stream is not being read: read faster and resume", reason="READER_TOO_SLOW"
             ) from None
         self._sent_at = self._loop.time()
 

@@ -44,7 +44,9 @@ CREATE TABLE IF NOT EXISTS campaign_events
     conversions  Decimal(18, 6),
     currency     LowCardinality(String),
     attributes   Map(LowCardinality(String), String),
-    ingest_time  DateTime64(3, 'UTC') DEFAULT now64(3)
+    ingest_time  DateTime64(3, 'UTC') DEFAULT now64(3),
+    -- The search for lost marks goes by it.
+    INDEX ingest_time_range ingest_time TYPE minmax
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(event_time)

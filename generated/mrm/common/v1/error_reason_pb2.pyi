@@ -78,6 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. The query would read or return too much; the message says what to narrow."""
     ERROR_REASON_CREDENTIALS_ENDED: _ErrorReason.ValueType  # 26
     """UNAUTHENTICATED. The session or key behind an open stream has ended."""
+    ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 27
+    """RESOURCE_EXHAUSTED. A watcher took nothing for too long; watch again with the last `resume_token`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -140,4 +142,6 @@ ERROR_REASON_QUERY_TOO_LARGE: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED. The query would read or return too much; the message says what to narrow."""
 ERROR_REASON_CREDENTIALS_ENDED: ErrorReason.ValueType  # 26
 """UNAUTHENTICATED. The session or key behind an open stream has ended."""
+ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 27
+"""RESOURCE_EXHAUSTED. A watcher took nothing for too long; watch again with the last `resume_token`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
