@@ -4,10 +4,14 @@ import logging
 import sys
 import time
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from typing import Any
 
 import orjson
 import structlog
+
+# structlog's own context variables cost several times as much, on every call.
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 # Values of these keys never reach a log, whatever logs them.
 SECRET_KEYS = frozenset({"password", "token", "secret", "authorization", "dsn", "credentials", "session_token"})
@@ -46,7 +50,7 @@ def configure(level: str) -> None:
     """Sets up logging for the process."""
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             exception_type_only,
@@ -71,8 +75,15 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
 
 def bind_request(request_id: str) -> None:
     """Puts the id of the current call into every log line of its task."""
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=request_id)
+    _request_id.set(request_id)
+
+
+def add_request_id(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Names the call that a line belongs to, if it belongs to one."""
+    request_id = _request_id.get()
+    if request_id:
+        event.setdefault("request_id", request_id)
+    return event
 
 
 def access(**facts: str | float) -> None:

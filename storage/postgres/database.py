@@ -250,7 +250,9 @@ class Database:
     async def _acquire(self) -> Any:
         with translated():
             try:
-                return await self._pool.acquire(timeout=deadline.remaining(_ACQUIRE_SECONDS))
+                # The pool's own timeout would run each acquisition in a task of its own.
+                async with asyncio.timeout(deadline.remaining(_ACQUIRE_SECONDS)):
+                    return await self._pool.acquire()
             except TimeoutError:
                 raise StoreUnavailable(STORE, "no connection in time") from None
 
