@@ -12,7 +12,18 @@ from rich.table import Table
 
 from benchmarks.harness import Result, console, service
 
-NAMES = ("ingest", "unary", "watch")
+# Modules, each loaded only when it is measured.
+NAMES = (
+    "ingest",
+    "small_appends",
+    "vs_fastapi_ingest",
+    "unary",
+    "vs_fastapi_unary",
+    "query_daily",
+    "export_arrow",
+    "watch",
+    "fanout",
+)
 
 
 async def measure(names: list[str], scale: float) -> list[Result]:

@@ -56,6 +56,11 @@ class Bench:
     target: str
     scale: float
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells a server where the engines are."""
+        return _environment(self.connections)
+
 
 @asynccontextmanager
 async def service(scale: float) -> AsyncIterator[Bench]:
@@ -72,15 +77,18 @@ async def service(scale: float) -> AsyncIterator[Bench]:
         settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
         settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
         await migrate(settings)
-        environment = {
-            "MRM_POSTGRES__DSN": connections.postgres_dsn,
-            "MRM_CLICKHOUSE__DSN": connections.clickhouse_dsn,
-            "MRM_REDIS__DURABLE_DSN": connections.redis_dsn,
-        }
         port = await stack.enter_async_context(
-            process(["benchmarks.serve"], environment, log=Path(folder, "server.log"))
+            process(["benchmarks.serve"], _environment(connections), log=Path(folder, "server.log"))
         )
         yield Bench(connections, settings, f"127.0.0.1:{port}", scale)
+
+
+def _environment(connections: Connections) -> dict[str, str]:
+    return {
+        "MRM_POSTGRES__DSN": connections.postgres_dsn,
+        "MRM_CLICKHOUSE__DSN": connections.clickhouse_dsn,
+        "MRM_REDIS__DURABLE_DSN": connections.redis_dsn,
+    }
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from benchmarks.tenants import Tenant, batch, make_tenant
 from mrm.statistics.v1 import statistics_service_pb2 as pb
 from mrm_client.batches import varint
 from storage.clickhouse.events import Bounds, insert_body
+from storage.clickhouse.pseudonyms import Salt
 
 BATCH = 20_000
 IN_FLIGHT = 4
@@ -69,7 +70,7 @@ async def _straight(bench: Bench, http: aiohttp.ClientSession, tenant: Tenant, b
     headers = {"X-ClickHouse-User": parts.username or "", "X-ClickHouse-Key": parts.password or ""}
     now = int(time.time())
     bodies = [
-        insert_body(parts.path.strip("/"), tenant.client_id, data, Bounds(now - 86400, now + 600), 30)
+        insert_body(parts.path.strip("/"), tenant.client_id, data, Bounds(now - 86400, now + 600), Salt(1, 2), 30)
         for data in batches
     ]
     left = iter(bodies)

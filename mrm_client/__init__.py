@@ -1,4 +1,4 @@
-"""Client helper of the MRM data service: channels, a resumable event producer, and live figures.
+"""Client helper of the MRM data service: channels, a resumable event producer, live figures, exports.
 
 It needs nothing of the server: grpcio, protobuf and the generated stubs (`mrm`). Everything else of the API is called
 through the stubs themselves, on a channel from `channel`::
@@ -12,12 +12,13 @@ through the stubs themselves, on a channel from `channel`::
 
 A stub raises `grpc.aio.AioRpcError`; `CallError.of_rpc(error)` reads the machine-readable reason, the broken fields and
 the pause before a retry out of it. `Producer` appends events, `batches` cuts them for `IngestEvents`, `watch` follows
-the figures; all three raise `CallError` and its kinds.
+the figures, `export` gets them in bulk; all of them raise `CallError` and its kinds.
 """
 
 from mrm_client.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, batches
 from mrm_client.channels import channel, is_local
 from mrm_client.errors import CallError, CredentialsRefused, EventsInvalid, PositionLost, StreamFenced
+from mrm_client.exporting import export
 from mrm_client.producer import Counters, Producer
 from mrm_client.watching import WatchState, watch
 
@@ -34,6 +35,7 @@ __all__ = [
     "WatchState",
     "batches",
     "channel",
+    "export",
     "is_local",
     "watch",
 ]

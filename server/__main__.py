@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import admin, demo, health, ingest, migrate, serve, up, watch
+from server.cli import admin, demo, export, health, ingest, migrate, serve, up, watch
 
 app = typer.Typer(
     name="mrm",
@@ -18,6 +18,7 @@ app.add_typer(migrate.commands, name="migrate")
 app.add_typer(admin.commands, name="admin")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
+app.command()(export.export)
 app.command()(demo.demo)
 app.command()(health.health)
 

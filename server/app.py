@@ -36,10 +36,13 @@ from server.rpc.tokens import TokenCodec
 from server.settings import GrpcSettings, Settings
 from server.statistics.aggregator import Aggregator
 from server.statistics.append import IngestRpcs
+from server.statistics.export import ExportRpcs
 from server.statistics.hub import WatchHub
-from server.statistics.ingest import Ingestor, RawFloor
+from server.statistics.ingest import Ingestor, RawFloor, SaltBook
+from server.statistics.quarantine import QuarantineRpcs
 from server.statistics.query import QueryRpcs
 from server.statistics.relay import CampaignDirectory, CampaignRelay
+from server.statistics.snapshots import SnapshotRpcs
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
 from storage.clickhouse.connect import ClickHouse
@@ -121,6 +124,16 @@ class Application:
                 statement_cache_size=settings.postgres.statement_cache_size,
             )
         )
+        # A storm of calls must not keep the leases, on which all figures depend, waiting for a connection.
+        background = await self._opened(
+            Database.open(
+                settings.postgres.dsn.get_secret_value(),
+                min_size=1,
+                max_size=4,
+                statement_cache_size=settings.postgres.statement_cache_size,
+                application_name="mrm-background",
+            )
+        )
         redis = await self._opened(
             MultiplexedRedis.open(settings.redis.durable_dsn.get_secret_value(), scripts=SCRIPTS)
         )
@@ -157,20 +170,23 @@ class Application:
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
         signals = await self._opened(_signals(settings))
         directory = CampaignDirectory(database, clickhouse)
-        ingestor = Ingestor(clickhouse, directory, RawFloor(database), settings.ingest)
-        hub = WatchHub(database, clickhouse, signals, settings.watch)
+        ingestor = Ingestor(clickhouse, directory, RawFloor(database), SaltBook(database), settings.ingest)
+        hub = WatchHub(background, clickhouse, signals, settings.watch)
         self._pipeline.register(
             server,
             SERVICES[5],
             [
                 IngestRpcs(database, ingestor, settings.ingest),
-                QueryRpcs(database, clickhouse),
+                SnapshotRpcs(database, clickhouse, directory, signals),
+                QuarantineRpcs(database, clickhouse, codec),
+                ExportRpcs(database, clickhouse, codec, settings.watch),
+                QueryRpcs(database, clickhouse, settings.query),
                 WatchRpcs(database, hub, codec, settings.watch),
             ],
             {"AppendEvents": append_request_deserializer, "IngestEvents": ingest_request_deserializer},
         )
-        relay = CampaignRelay(database, clickhouse, holder=holder, lease_ttl=settings.metrics.lease_ttl)
-        aggregator = Aggregator(database, clickhouse, signals, settings.metrics, holder=holder)
+        relay = CampaignRelay(background, clickhouse, holder=holder, lease_ttl=settings.metrics.lease_ttl)
+        aggregator = Aggregator(background, clickhouse, signals, settings.metrics, holder=holder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if settings.grpc.reflection:
             names = [service.full_name for service in SERVICES]

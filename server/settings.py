@@ -80,6 +80,15 @@ class IngestSettings(BaseModel):
         4, ge=1, le=64, description="Unacknowledged batches of one stream before reading pauses"
     )
     insert_timeout: PositiveSeconds = Field(30.0, description="Longest single insert")
+    small_events: int = Field(
+        2000, ge=0, description="Batches of at most this many events may share an insert; 0: none"
+    )
+    small_bytes: int = Field(128 * 2**10, ge=0, description="Batches of at most this many bytes may share an insert")
+    # Far below what makes ClickHouse cut an insert into several blocks: a shared one must be atomic too.
+    group_events: int = Field(20_000, ge=1, le=100_000, description="Most events of a shared insert")
+    group_bytes: int = Field(3 * 2**20, ge=1, le=4 * 2**20, description="Most bytes of a shared insert")
+    group_inserts: int = Field(2, ge=1, le=64, description="Shared inserts at the same time; more make them smaller")
+    group_delay: float = Field(0.004, ge=0, le=1, description="Seconds a small batch waits for others, at most")
 
 
 class MetricsSettings(BaseModel):
@@ -93,6 +102,14 @@ class MetricsSettings(BaseModel):
     sweep_interval: PositiveSeconds = Field(300.0, description="Pause between two searches for lost marks")
     sweep_window: timedelta = Field(timedelta(hours=6), description="How far back the sweep looks, by ingest time")
     max_threads: int = Field(2, ge=1, le=64, description="Threads of the engine that a rebuild may use")
+
+
+class QuerySettings(BaseModel):
+    """Questions about statistics."""
+
+    max_read_rows: int = Field(
+        200_000_000, ge=1, description="A question that would make ClickHouse read more rows is refused before it runs"
+    )
 
 
 class WatchSettings(BaseModel):
@@ -122,5 +139,6 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     ingest: IngestSettings = IngestSettings()
     metrics: MetricsSettings = MetricsSettings()
+    query: QuerySettings = QuerySettings()
     watch: WatchSettings = WatchSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -50,4 +50,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
         output
     )
     assert '"snapshot"' in output
+    assert '"impressions": "120000"' in output
+    assert '"totals"' in output
+    assert '"complete": true' in output
     assert "must be a valid UUID" in output

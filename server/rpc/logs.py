@@ -13,6 +13,9 @@ import structlog
 # structlog's own context variables cost several times as much, on every call.
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+# In every line of this process.
+_process: dict[str, int] = {}
+
 # Values of these keys never reach a log, whatever logs them.
 SECRET_KEYS = frozenset({"password", "token", "secret", "authorization", "dsn", "credentials", "session_token"})
 
@@ -46,11 +49,19 @@ def _frames(error: BaseException) -> list[str]:
     return frames[-8:]
 
 
-def configure(level: str) -> None:
-    """Sets up logging for the process."""
+def configure(level: str, *, worker: int = 0) -> None:
+    """Sets up logging for the process.
+
+    Args:
+        level: Least severity.
+        worker: Number of this process among those that share a port, which every line then names; 0 for none.
+    """
+    if worker:
+        _process["worker"] = worker
     structlog.configure(
         processors=[
             add_request_id,
+            add_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             exception_type_only,
@@ -61,8 +72,9 @@ def configure(level: str) -> None:
         logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
+    line = "%(levelname)s %(name)s %(message)s"
     logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True
+        level=logging.WARNING, stream=sys.stderr, format=f"worker {worker} {line}" if worker else line, force=True
     )
     # grpc logs each stream that a client drops as an error with a traceback; the access log has it already.
     logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
@@ -86,9 +98,16 @@ def add_request_id(_logger: object, _name: str, event: MutableMapping[str, Any])
     return event
 
 
+def add_process(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Names the process, if it is one of several."""
+    event.update(_process)
+    return event
+
+
 def access(**facts: str | float) -> None:
     """Writes the one line that every call leaves; it holds no secrets and skips the processors, being on every path."""
     facts["event"] = "call"
     facts["timestamp"] = time.time()
+    facts.update(_process)
     sys.stderr.buffer.write(orjson.dumps(facts) + b"\n")
     sys.stderr.buffer.flush()

@@ -17,6 +17,7 @@ from server.rpc.validation import validate
 from server.settings import IngestSettings
 from server.statistics.batches import BatchMalformed
 from server.statistics.ingest import Deadline, Ingestor
+from server.statistics.offsets import OffsetKeeper
 from server.statistics.stream import StreamSession, refusal_of
 from server.statistics.wire import AppendRequest, IngestRequest
 from storage import deadline
@@ -40,6 +41,7 @@ class IngestRpcs:
 
     def __init__(self, database: Database, ingestor: Ingestor, settings: IngestSettings) -> None:
         self._database = database
+        self._offsets = OffsetKeeper(database)
         self._ingestor = ingestor
         self._settings = settings
 
@@ -59,6 +61,7 @@ class IngestRpcs:
         session = StreamSession(
             call,
             database=self._database,
+            offsets=self._offsets,
             ingestor=self._ingestor,
             client_id=client_id,
             stream_id=first.stream_id,

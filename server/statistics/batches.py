@@ -8,6 +8,7 @@ from uuid import UUID
 from mrm.statistics.v1 import event_pb2
 from server.rpc import validation
 from storage.clickhouse.events import Bounds, Quarantined
+from storage.clickhouse.pseudonyms import Salt, pseudonym
 
 MAX_ERRORS = 100
 
@@ -85,16 +86,26 @@ def check_campaigns(batch: event_pb2.EventBatch, client_id: UUID, clients: Mappi
         _refuse(_foreign(batch, foreign))
 
 
-def split(batch: event_pb2.EventBatch, bounds: Bounds) -> Sorted:
-    """Takes a valid batch apart into the events within bounds and those to put aside."""
+async def split(batch: event_pb2.EventBatch, bounds: Bounds, salt: Salt) -> Sorted:
+    """Takes a valid batch apart into the events within bounds and those to put aside.
+
+    Args:
+        batch: The batch; it is changed.
+        bounds: Event times to accept.
+        salt: Key of the pseudonyms of those put aside; the others get theirs when they are inserted.
+    """
     accepted = event_pb2.EventBatch()
     out = Sorted()
-    for event in batch.events:
+    for index, event in enumerate(batch.events):
+        if index % _EVENTS_A_SLICE == 0:
+            await asyncio.sleep(0)
         # Fields we do not know are skipped by ClickHouse or fail it, depending on their wire type.
         event.DiscardUnknownFields()
         if bounds.lower <= event.event_time.seconds <= bounds.upper:
             accepted.events.append(event)
         else:
+            if event.user_id:
+                event.user_id = pseudonym(salt, event.user_id)
             out.quarantined.append(_quarantined(event, bounds))
     out.accepted = accepted.SerializeToString()
     out.accepted_count = len(accepted.events)

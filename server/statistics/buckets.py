@@ -1,6 +1,6 @@
 """Time cut into calendar buckets. The calendar lives here and only here; stores see nothing but instants."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
@@ -62,6 +62,27 @@ def cut(granularity: int, zone: ZoneInfo, start: int, end: int) -> list[Bucket]:
             if at > bounds[-1]:
                 bounds.append(at)
     return [Bucket(first, last, _local_day(first, zone).isoformat()) for first, last in pairwise([*bounds, end])]
+
+
+def earlier(buckets: Sequence[Bucket], zone: ZoneInfo) -> list[Bucket]:
+    """The buckets one period earlier: as many days before, or as many hours if the period is not in whole days.
+
+    They end where the given ones begin. A day that a zone skipped at the date line, and time before 1970, leaves a
+    bucket without any instant.
+    """
+    start, end = buckets[0].start, buckets[-1].end
+    first, last = _local_day(start, zone), _local_day(end, zone)
+    by_days = bool(buckets[0].start_date) and day_start(first, zone) == start and day_start(last, zone) == end
+
+    def before(at: int) -> int:
+        moved = day_start(_local_day(at, zone) - (last - first), zone) if by_days else at - (end - start)
+        return max(0, moved)
+
+    bounds = [before(bucket.start) for bucket in buckets] + [start]
+    return [
+        Bucket(begin, stop, _local_day(begin, zone).isoformat() if bucket.start_date else "")
+        for bucket, (begin, stop) in zip(buckets, pairwise(bounds), strict=True)
+    ]
 
 
 def _first_days(granularity: int, day: date) -> Iterator[date]:

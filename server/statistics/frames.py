@@ -3,7 +3,7 @@
 A serialized message is the concatenation of its serialized fields, so a part can be any run of fields.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -21,6 +21,10 @@ _CAMPAIGNS = Response.Snapshot.DESCRIPTOR.fields_by_name["campaigns"].number
 _MOST_BYTES = 2**20 - 8192
 
 assert Response.Update.DESCRIPTOR.fields_by_name["campaigns"].number == _CAMPAIGNS, "one entry serves both"
+
+# Nothing changed up to the watermark; nothing changed at all. Both lack their trailer.
+CHECKPOINT = Response(checkpoint=Response.Checkpoint()).SerializeToString()
+HEARTBEAT = Response(heartbeat=Response.Heartbeat()).SerializeToString()
 
 
 def campaign_entry(campaign_id: UUID, totals: Figures, currency: str, version: int, present: bool) -> bytes:
@@ -42,37 +46,31 @@ def trailer(token: str, watermark: int) -> bytes:
     return message.SerializeToString()
 
 
-def snapshot(entries: Iterable[bytes], window: tuple[int, int], trailing: bytes) -> Iterator[bytes]:
-    """The messages of a snapshot; `window` in Unix seconds."""
+def snapshot(entries: Iterable[bytes], window: tuple[int, int]) -> list[bytes]:
+    """The messages of a snapshot, each lacking its trailer; `window` in Unix seconds."""
     start, end = (Timestamp(seconds=seconds) for seconds in window)
     head = Response.Snapshot(window_start_time=start, window_end_time=end).SerializeToString()
     complete = Response.Snapshot(complete=True).SerializeToString()
     parts = _parts(entries)
-    for number, part in enumerate(parts, start=1):
-        yield _delimited(_SNAPSHOT, b"".join((head, *part, complete if number == len(parts) else b""))) + trailing
+    return [
+        _delimited(_SNAPSHOT, b"".join((head, *part, complete if number == len(parts) else b"")))
+        for number, part in enumerate(parts, start=1)
+    ]
 
 
-def update(entries: Iterable[bytes], skipped: int, trailing: bytes) -> Iterator[bytes]:
-    """The messages of an update; the first one tells what was skipped."""
+def update(entries: Iterable[bytes], skipped: int) -> list[bytes]:
+    """The messages of an update, each lacking its trailer; the first one tells what was skipped."""
+    first, *others = _parts(entries)
     head = Response.Update(skipped_count=skipped).SerializeToString()
-    for part in _parts(entries):
-        yield _delimited(_UPDATE, b"".join((head, *part))) + trailing
-        head = b""
+    return [
+        _delimited(_UPDATE, b"".join((head, *first))),
+        *(_delimited(_UPDATE, b"".join(part)) for part in others),
+    ]
 
 
-def checkpoint(trailing: bytes) -> bytes:
-    """Nothing changed up to the watermark."""
-    return Response(checkpoint=Response.Checkpoint()).SerializeToString() + trailing
-
-
-def heartbeat(trailing: bytes) -> bytes:
-    """Nothing changed at all."""
-    return Response(heartbeat=Response.Heartbeat()).SerializeToString() + trailing
-
-
-def reset(reason: statistics_service_pb2.WatchMetricsResponse.ResetReason.ValueType, trailing: bytes) -> bytes:
-    """A snapshot follows."""
-    return Response(reset=Response.Reset(reason=reason)).SerializeToString() + trailing
+def reset(reason: statistics_service_pb2.WatchMetricsResponse.ResetReason.ValueType) -> bytes:
+    """A snapshot follows; lacks its trailer."""
+    return Response(reset=Response.Reset(reason=reason)).SerializeToString()
 
 
 def _parts(entries: Iterable[bytes]) -> Sequence[Sequence[bytes]]:

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from server.rpc import logs
 from server.settings import WatchSettings
 from server.statistics.aggregator import CHANNEL
-from server.statistics.feeds import Feed, Mailbox, Span, by_client, utc_now
+from server.statistics.feeds import LATE_SECONDS, Choice, Feed, Mailbox, Span, by_client, utc_now
 from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import metrics
 from storage.clickhouse.connect import ClickHouse
@@ -27,6 +27,12 @@ _FAILURE_SECONDS = 1.0
 _READ_SECONDS = 10.0
 _WINDOWS_AT_ONCE = 32
 _LOG_PAUSE_SECONDS = 60.0
+# A message takes its writer well below a tenth of a millisecond, so the loop is never held for long.
+_WOKEN_AT_ONCE = 50
+# Time for their messages to leave, so that never all of them are in memory.
+_BETWEEN_SECONDS = 0.003
+# Between two checks of all rights there are so many times the time that one takes.
+_RECHECK_PAUSE = 4
 
 
 Question = list[tuple[Feed, set[UUID] | None]]
@@ -70,43 +76,70 @@ class WatchHub:
 
     @contextmanager
     def subscribe(
-        self, scope: Scope, client_id: UUID, span: Span, campaign_ids: frozenset[UUID] | None
+        self, scope: Scope, client_id: UUID, span: Span, choice: Choice, draining: asyncio.Event
     ) -> Iterator[Mailbox]:
         """Watches campaigns of a client while inside.
 
         Args:
-            scope: What the watcher may see; checked again at every poll.
+            scope: What the watcher may see; checked again and again.
             client_id: The client.
             span: The time.
-            campaign_ids: Only these campaigns of it; None for all.
+            choice: Which of its campaigns.
+            draining: Set when the server shuts down, which wakes the watcher.
         """
-        feed = self._feeds.setdefault((client_id, span), Feed(client_id, span))
-        mailbox = Mailbox(feed, scope, campaign_ids)
-        feed.join(mailbox)
+        feed = self._feeds.get((client_id, span))
+        if feed is None:
+            feed = self._feeds[client_id, span] = Feed(client_id, span)
+        mailbox = feed.join(choice, scope, draining)
         self._wake.set()
         try:
             yield mailbox
         finally:
-            feed.mailboxes.discard(mailbox)
-            if not feed.mailboxes:
+            feed.leave(mailbox)
+            if not feed.watched:
                 self._feeds.pop((client_id, span), None)
 
     async def run(self) -> None:
         """Works for ever, whatever store is down."""
-        listener = asyncio.create_task(self._listen())
-        try:
-            while True:
-                await self._until_needed()
-                begun = time.monotonic()
-                try:
-                    await self.cycle()
-                except (StoreError, TimeoutError) as error:
-                    self._failed(error)
-                    await asyncio.sleep(_FAILURE_SECONDS)
-                await asyncio.sleep(max(0.0, begun + self._settings.tick - time.monotonic()))
-        finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            for work in (self._listen, self._keep_current, self._tend, self._recheck):
+                tasks.create_task(work())
+
+    async def _keep_current(self) -> None:
+        while True:
+            await self._until_needed()
+            begun = time.monotonic()
+            try:
+                await self.cycle()
+            except (StoreError, TimeoutError) as error:
+                self._failed(error)
+                await asyncio.sleep(_FAILURE_SECONDS)
+            await asyncio.sleep(max(0.0, begun + self._settings.tick - time.monotonic()))
+
+    async def _tend(self) -> None:
+        """Wakes watchers that have been silent for long, and gives up on those that do not read."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(LATE_SECONDS, self._settings.tick))
+            now, woken = loop.time(), 0
+            for mailbox in self._mailboxes():
+                woken += mailbox.tend(now)
+                if woken == _WOKEN_AT_ONCE:
+                    woken = 0
+                    await asyncio.sleep(0)
+
+    async def _deliver(self, feeds: list[Feed]) -> None:
+        """Wakes those who are to be told something, some at a time: other calls come in between."""
+        woken = 0
+        for feed in feeds:
+            for mailbox in list(feed.mailboxes):
+                woken += mailbox.news and mailbox.wake()
+                if woken == _WOKEN_AT_ONCE:
+                    woken = 0
+                    await asyncio.sleep(_BETWEEN_SECONDS)
+
+    def _mailboxes(self) -> list[Mailbox]:
+        return [mailbox for feed in self._feeds.values() for mailbox in feed.mailboxes]
 
     async def cycle(self) -> None:
         """Reads what may have changed, and tells the watchers."""
@@ -116,8 +149,6 @@ class WatchHub:
         if polling:
             self._poll_at = time.monotonic() + self._settings.poll
         await self._reload({f.client_id for f in self._feeds.values() if polling or f.outdated})
-        if polling:
-            await self._check_rights()
         known = [feed for feed in self._feeds.values() if feed.campaigns is not None]
         now = self._clock()
         for feed in known:
@@ -142,6 +173,7 @@ class WatchHub:
             part = ordered[start : start + _WINDOWS_AT_ONCE]
             rows = await metrics.live_totals(self._clickhouse, [_watched(*each) for each in part], _READ_SECONDS)
             self._distribute([question for _, question in part], rows, watermark)
+        await self._deliver(feeds)
 
     def _distribute(self, questions: list[Question], rows: list[LiveTotal], watermark: int) -> None:
         found: dict[tuple[int, UUID], list[LiveTotal]] = {}
@@ -168,12 +200,18 @@ class WatchHub:
             if feed.client_id in zones:
                 feed.adopt(_zone(zones[feed.client_id]), campaigns.get(feed.client_id, {}))
 
+    async def _recheck(self) -> None:
+        """Checks rights for ever. However many watchers there are, it leaves most of the time to others."""
+        while True:
+            begun = time.monotonic()
+            await self._check_rights()
+            await asyncio.sleep(max(self._settings.poll, _RECHECK_PAUSE * (time.monotonic() - begun)))
+
     async def _check_rights(self) -> None:
         """Ends the watches of those who may no longer see the client; rights that cannot be read have not ended."""
         watchers: dict[Scope, list[Mailbox]] = {}
-        for feed in self._feeds.values():
-            for mailbox in feed.mailboxes:
-                watchers.setdefault(mailbox.scope, []).append(mailbox)
+        for mailbox in self._mailboxes():
+            watchers.setdefault(mailbox.scope, []).append(mailbox)
         for scope, mailboxes in watchers.items():
             if scope.everything:
                 continue

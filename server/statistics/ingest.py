@@ -13,20 +13,25 @@ from server.rpc import logs
 from server.rpc.errors import ResourceExhausted, Unavailable
 from server.settings import IngestSettings
 from server.statistics import batches
+from server.statistics.groups import InsertQueue, Work
 from server.statistics.relay import CampaignDirectory
 from server.statistics.wire import Batch
 from storage.clickhouse import events
 from storage.clickhouse.connect import STORE, ClickHouse
 from storage.clickhouse.events import BatchRejected, Bounds
-from storage.errors import StoreError
-from storage.postgres import metrics_state
+from storage.clickhouse.pseudonyms import Salt
+from storage.errors import StoreError, StoreUnavailable
+from storage.postgres import metrics_state, user_id_salts
 from storage.postgres.database import Database
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 2.0
 _FULL_RETRY_SECONDS = 1.0
 _FLOOR_SECONDS = 10.0
+_SALT_SECONDS = 60.0
 _WARNING_SECONDS = 5.0
+# So often a batch may fail together with others before it is tried by itself, whatever the failure says.
+_SHARED_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,27 @@ class RawFloor:
         return self._seconds
 
 
+class SaltBook:
+    """The secrets under which user ids are hashed. One that was dropped is noticed within a minute.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[UUID, tuple[float, Salt]] = {}
+
+    async def of(self, client_id: UUID) -> Salt:
+        """The salt of a client, made on first use."""
+        now = time.monotonic()
+        asked, salt = self._known.get(client_id, (-math.inf, None))
+        if salt is None or now - asked >= _SALT_SECONDS:
+            salt = Salt.of(await user_id_salts.get_internal(self._database, client_id))
+            self._known[client_id] = now, salt
+        return salt
+
+
 class Ingestor:
     """Puts batches into ClickHouse.
 
@@ -82,18 +108,26 @@ class Ingestor:
         clickhouse: Where events go.
         directory: Finds campaigns that ClickHouse does not know yet.
         floor: Time before which nothing is stored.
+        salts: Secrets of the pseudonyms that stand for user ids.
         settings: Limits.
     """
 
     def __init__(
-        self, clickhouse: ClickHouse, directory: CampaignDirectory, floor: RawFloor, settings: IngestSettings
+        self,
+        clickhouse: ClickHouse,
+        directory: CampaignDirectory,
+        floor: RawFloor,
+        salts: SaltBook,
+        settings: IngestSettings,
     ) -> None:
         self._clickhouse = clickhouse
         self._directory = directory
         self._floor = floor
+        self._salts = salts
         self._settings = settings
-        self._slots = asyncio.Semaphore(settings.inserts_in_flight)
+        self._queue = InsertQueue(clickhouse, settings)
         self._queued_bytes = 0
+        self._queued_of: dict[UUID, int] = {}
         self._silent_until = 0.0
         self._log = logs.get("ingest")
 
@@ -102,9 +136,14 @@ class Ingestor:
         """Bytes of all batches that are waiting or being stored."""
         return self._queued_bytes
 
-    def has_room(self, size: int) -> bool:
-        """Whether a batch of this many bytes fits into the queue; an empty one takes any."""
-        return not self._queued_bytes or self._queued_bytes + size <= self._settings.queue_bytes
+    def has_room(self, client_id: UUID, size: int) -> bool:
+        """Whether a batch of this many bytes fits into the queue; an empty one takes any.
+
+        No client may have more in the queue than it leaves free, so that there is always room for another one.
+        """
+        free = self._settings.queue_bytes - self._queued_bytes
+        own = self._queued_of.get(client_id, 0)
+        return not self._queued_bytes or (size <= free and (not own or own + size <= free))
 
     def submit(self, client_id: UUID, batch: Batch, patience: Patience) -> asyncio.Task[Outcome]:
         """Puts a batch into the queue; the task is that of `store`.
@@ -113,17 +152,21 @@ class Ingestor:
             ResourceExhausted: The queue is full.
         """
         size = len(batch.data)
-        if not self.has_room(size):
+        if not self.has_room(client_id, size):
             raise ResourceExhausted(
                 "the ingest queue is full, try again", reason="INGEST_QUEUE_FULL", retry_after=_FULL_RETRY_SECONDS
             )
         self._queued_bytes += size
+        self._queued_of[client_id] = self._queued_of.get(client_id, 0) + size
         task = asyncio.create_task(self.store(client_id, batch, patience))
-        task.add_done_callback(lambda _: self._release(size))
+        task.add_done_callback(lambda _: self._release(client_id, size))
         return task
 
-    def _release(self, size: int) -> None:
+    def _release(self, client_id: UUID, size: int) -> None:
         self._queued_bytes -= size
+        self._queued_of[client_id] -= size
+        if not self._queued_of[client_id]:
+            del self._queued_of[client_id]
 
     async def store(self, client_id: UUID, batch: Batch, patience: Patience) -> Outcome:
         """Stores a batch and returns once its fate is durable. Doing it again changes nothing.
@@ -140,29 +183,47 @@ class Ingestor:
         """
         # Fixed once: a retry must sort the events as the first try did.
         bounds = await self._bounds()
-        timeout = self._settings.insert_timeout
+        work = Work(client_id, batch, bounds, await self._salts.of(client_id))
+        failures = 0
+        alone = False
 
         async def insert_as_is() -> None:
-            await events.insert(self._clickhouse, client_id, batch.data, bounds, timeout=timeout)
+            nonlocal failures, alone
+            try:
+                await self._queue.insert(work, alone=alone)
+            except BatchRejected:
+                raise
+            except (StoreError, TimeoutError) as error:
+                # It may be this batch that fails whatever it is inserted with.
+                failures += 1
+                alone = failures >= _SHARED_TRIES or not isinstance(error, StoreUnavailable)
+                raise
 
         try:
             await self._until_known(insert_as_is, patience)
         except BatchRejected:
-            return await self._store_sorted(client_id, batch, bounds, patience)
+            return await self._store_sorted(work, patience)
         return Outcome(batch.count, 0)
 
-    async def _store_sorted(self, client_id: UUID, batch: Batch, bounds: Bounds, patience: Patience) -> Outcome:
+    async def _store_sorted(self, work: Work, patience: Patience) -> Outcome:
         """The slow path: names the faults of a refused batch, or stores it in two parts if it has none."""
-        decoded = await batches.decode(batch.data)
-        clients = await self._directory.resolve_unknown(batches.campaign_ids(decoded))
-        batches.check_campaigns(decoded, client_id, clients)
-        parts = batches.split(decoded, bounds)
-        timeout = self._settings.insert_timeout
+        try:
+            decoded = await batches.decode(work.batch.data)
+            clients = await self._directory.resolve_unknown(batches.campaign_ids(decoded))
+            batches.check_campaigns(decoded, work.client_id, clients)
+        except batches.BatchMalformed:
+            self._queue.suspect(work.client_id)
+            raise
+        parts = await batches.split(decoded, work.bounds, work.salt)
+        if parts.quarantined:
+            self._queue.suspect(work.client_id)
+        db, timeout = self._clickhouse, self._settings.insert_timeout
 
         async def insert_parts() -> None:
-            if parts.accepted_count:
-                await events.insert(self._clickhouse, client_id, parts.accepted, bounds, timeout=timeout)
-            await events.quarantine(self._clickhouse, client_id, parts.quarantined, timeout=timeout)
+            async with self._queue.slot(work.client_id, len(work.batch.data)):
+                if parts.accepted_count:
+                    await events.insert(db, work.client_id, parts.accepted, work.bounds, work.salt, timeout=timeout)
+                await events.quarantine(db, work.client_id, parts.quarantined, timeout=timeout)
 
         # A rejection of events without fault comes from something behind the table: their fate is unknown.
         await self._until_known(insert_parts, patience, retried=(BatchRejected, StoreError, TimeoutError))
@@ -178,8 +239,7 @@ class Ingestor:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                async with self._slots:
-                    return await attempt()
+                return await attempt()
             except BatchRejected as error:
                 if BatchRejected not in retried:
                     raise

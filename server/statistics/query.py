@@ -2,71 +2,100 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from mrm.common.v1 import time_pb2
 from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2
 from server.rpc import values
 from server.rpc.call import Call
-from server.statistics import figures, rules
-from server.statistics.buckets import Bucket, cut
-from server.statistics.reach import ReachResolver, require
+from server.settings import QuerySettings
+from server.statistics import breakdowns, ranking, reply, rules
+from server.statistics.breakdowns import Breakdown
+from server.statistics.buckets import HOUR, Bucket, cut, earlier
+from server.statistics.ranking import Measured, Series
+from server.statistics.reach import Fallback, ReachResolver, require
 from server.statistics.watermark import WatermarkReader
-from storage.clickhouse import metrics
+from storage.clickhouse import event_types, metrics, precedence, series
 from storage.clickhouse.connect import ClickHouse, ClickHouseError
-from storage.clickhouse.metrics import NO_FIGURES, Combination, Dimension, Sum
+from storage.clickhouse.metrics import Figures, Selection
 from storage.postgres import metrics_state, reach
 from storage.postgres.database import Database
+from storage.postgres.reach import PlanPlace
+from storage.scope import Scope
 
 # Making this many rows takes long enough to be worth a thread, so that other calls go on.
 _THREAD_ROWS = 500
+# There cannot be more sums than rows are read: below this many, counting combinations first is not worth a statement.
+_FEW_ROWS = 400_000
 # ClickHouse's own limits: TOO_MANY_ROWS, MEMORY_LIMIT_EXCEEDED, TOO_MANY_BYTES, TOO_MANY_ROWS_OR_BYTES.
 _LIMIT_CODES = frozenset({158, 241, 307, 396})
-_NO_COMBINATION = Combination((), "")
+
+Request = statistics_service_pb2.QueryStatisticsRequest
+Response = statistics_service_pb2.QueryStatisticsResponse
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is measured, over which time, and broken down by what."""
+
+    request: Request
+    selection: Selection
+    zone: ZoneInfo
+    breakdown: Breakdown
+    buckets: Sequence[Bucket]
+    earlier: Sequence[Bucket]
+
+    @property
+    def bounds(self) -> list[int]:
+        """Bounds of all buckets, the earlier ones as well, without those that hold no instant."""
+        return sorted({bucket.start for bucket in (*self.earlier, *self.buckets)} | {self.buckets[-1].end})
 
 
 class QueryRpcs:
     """RPCs that read figures once.
 
     Args:
-        database: Knows rights and the watermark.
+        database: Knows rights, media plans and the watermark.
         clickhouse: Holds the figures.
+        settings: Limits.
     """
 
-    def __init__(self, database: Database, clickhouse: ClickHouse) -> None:
+    def __init__(self, database: Database, clickhouse: ClickHouse, settings: QuerySettings | None = None) -> None:
         self._database = database
         self._clickhouse = clickhouse
+        self._settings = settings or QuerySettings()
         self._reach = ReachResolver(database)
         self._watermark = WatermarkReader(database)
+        self._places: Fallback[dict[UUID, PlanPlace]] = Fallback()
 
-    async def QueryStatistics(
-        self, request: statistics_service_pb2.QueryStatisticsRequest, call: Call
-    ) -> statistics_service_pb2.QueryStatisticsResponse:
+    async def QueryStatistics(self, request: Request, call: Call) -> Response:
         """Sums figures over time buckets and dimensions."""
+        breakdown = breakdowns.read(request.dimensions)
         reached = await self._reach.resolve(call.scope, rules.read_filter(request.filter))
         name = request.time_zone or reached.time_zone or "UTC"
         zone = values.time_zone(name, "time_zone")
         start, end = rules.read_period(request, zone)
         rules.check_buckets(request.granularity, start, end)
         buckets = cut(request.granularity, zone, start, end)
-        dimensions = rules.read_dimensions(request.dimensions)
-        # Read before the figures, which may be newer than it but never older.
-        watermark = await self._watermark.instant()
+        before = earlier(buckets, zone) if request.compare_previous else []
+        question = _Question(request, reached.selection, zone, breakdown, buckets, before)
         try:
-            found, sums = await self._measure(reached.selection, buckets, dimensions)
+            # The watermark is read before the figures, which may be newer than it but never older.
+            watermark, rows = await asyncio.gather(self._watermark.instant(), self._readable(question))
+            measured = await self._measure(question, rows)
         except ClickHouseError as error:
             if error.code in _LIMIT_CODES:
                 raise rules.QueryTooLarge("this reads too much: shorten the period or narrow the filter") from None
             raise
-        if len(buckets) * len(found) > _THREAD_ROWS:
-            rows = await asyncio.to_thread(_rows, buckets, found, sums, dimensions)
-        else:
-            rows = _rows(buckets, found, sums, dimensions)
-        return statistics_service_pb2.QueryStatisticsResponse(
-            rows=rows, time_zone=name, watermark_time=values.timestamp(watermark)
-        )
+        if breakdown.by_plan:
+            measured = breakdown.regrouped(measured, await self._plan_places(call.scope, breakdown.campaigns(measured)))
+        about = Response(time_zone=name, watermark_time=values.timestamp(watermark)).SerializeToString()
+        if sum(map(len, measured.values())) + len(buckets) > _THREAD_ROWS:
+            return await asyncio.to_thread(_reply, question, measured, about)
+        return _reply(question, measured, about)
 
     async def GetFreshness(
         self, request: statistics_service_pb2.GetFreshnessRequest, call: Call
@@ -85,45 +114,95 @@ class QueryRpcs:
             raw_floor_time=values.timestamp(floor),
         )
 
-    async def _measure(
-        self, selection: metrics.Selection, buckets: Sequence[Bucket], dimensions: Sequence[Dimension]
-    ) -> tuple[list[Combination], list[Sum]]:
-        start, end = buckets[0].start, buckets[-1].end
-        limit = rules.MOST_ROWS // len(buckets) + 1
-        found = await metrics.combinations(self._clickhouse, selection, start, end, dimensions, limit)
-        rules.check_rows(len(buckets), len(found))
-        if not found:
-            return [_NO_COMBINATION], []
-        bounds = [*(bucket.start for bucket in buckets), end]
-        return sorted(found, key=_order), await metrics.sums(self._clickhouse, selection, bounds, dimensions)
+    async def _readable(self, question: _Question) -> int:
+        """About how many rows would be read; refuses the question if they are too many."""
+        bounds, by_event_type = question.bounds, question.breakdown.by_event_type
+        if by_event_type:
+            rules.check_raw_floor(question.request, bounds[0], await metrics_state.get_raw_floor(self._database))
+            rows = await event_types.event_rows(
+                self._clickhouse, question.selection, bounds, question.breakdown.columns
+            )
+        else:
+            rows = await event_types.metric_rows(self._clickhouse, question.selection, bounds[0], bounds[-1])
+        days = -(-(question.buckets[-1].end - question.buckets[0].start) // (24 * HOUR))
+        rules.check_reading(rows, self._settings.max_read_rows, question.request, days, by_event_type)
+        return rows
 
+    async def _measure(self, question: _Question, rows: int) -> Measured:
+        """Figures by what the breakdown is measured by; refuses what would be too many."""
+        store, selection, bounds = self._clickhouse, question.selection, question.bounds
+        condensed = question.breakdown.by_plan or question.request.HasField("top")
+        most = rules.MOST_SUMS // (len(bounds) - 1) if condensed else rules.MOST_ROWS // len(question.buckets)
 
-def _rows(
-    buckets: Sequence[Bucket], found: Sequence[Combination], sums: Sequence[Sum], dimensions: Sequence[Dimension]
-) -> list[metrics_pb2.MetricsRow]:
-    """One row per bucket and combination, measured or not."""
-    measured = {(each.bucket, each.combination): each.figures for each in sums}
-    described = [(combination, _described(dimensions, combination)) for combination in found]
-    return [
-        metrics_pb2.MetricsRow(
-            start_time=Timestamp(seconds=bucket.start),
-            end_time=Timestamp(seconds=bucket.end),
-            start_date=bucket.start_date,
-            metrics=figures.to_message(measured.get((bucket.start, combination), NO_FIGURES), combination.currency),
-            data_present=(bucket.start, combination) in measured,
-            **fields,
+        def check(combinations: int) -> None:
+            if condensed:
+                rules.check_sums(len(bounds) - 1, combinations)
+            else:
+                rules.check_rows(len(question.buckets), combinations)
+
+        if question.breakdown.by_event_type:
+            sums = await event_types.sums(store, selection, bounds, question.breakdown.columns, rules.MOST_SUMS + 1)
+            if len(sums) > rules.MOST_SUMS:
+                rules.check_sums(len(bounds) - 1, rules.MOST_SUMS + 1)
+            measured: Measured = ranking.grouped(sums)
+        else:
+            columns, covered = question.breakdown.metric_columns, precedence.covers(bounds, question.zone)
+            if rows > _FEW_ROWS:
+                found = await metrics.combinations(
+                    store, selection, bounds[0], bounds[-1], columns, most + 1, covered=covered
+                )
+                check(len(found))
+            measured = await series.series(store, selection, bounds, columns, covered=covered)
+        check(len(measured))
+        return measured
+
+    async def _plan_places(self, scope: Scope, campaign_ids: Sequence[UUID]) -> dict[UUID, PlanPlace]:
+        return await self._places.get(
+            (scope, tuple(campaign_ids)), lambda: reach.plan_places(self._database, scope, campaign_ids)
         )
-        for bucket in buckets
-        for combination, fields in described
+
+
+def _reply(question: _Question, measured: Measured, about: bytes) -> Response:
+    """The reply: one row per bucket and combination, measured or not, and the totals if they are asked for."""
+    request, buckets, before = question.request, question.buckets, question.earlier
+    kept, rest = ranking.Ranked(measured, {})
+    if request.HasField("top"):
+        starts = {bucket.start for bucket in buckets}
+        kept, rest = ranking.ranked(measured, request.top.count, ranking.METRICS[request.top.metric], starts)
+    rules.check_rows(len(buckets), len(kept) + len(rest))
+    described = question.breakdown.described
+    lines = [
+        reply.Line(described(each).SerializeToString(), each.currency, kept[each])
+        for each in sorted(kept, key=ranking.order)
     ]
+    other = metrics_pb2.MetricsRow(other=True).SerializeToString()
+    lines += [reply.Line(other, currency, series) for currency, series in sorted(rest.items())]
+    parts = [about, *reply.serialized(reply.ROWS, buckets, before, lines or [_nothing()])]
+    if request.include_totals:
+        parts += _totals(question, measured)
+    data = b"".join(parts)
+    rules.check_size(len(data))
+    return Response.FromString(data)
 
 
-def _described(dimensions: Sequence[Dimension], combination: Combination) -> dict[str, Any]:
-    return {
-        name: rules.PLATFORMS.number(str(value)) if name == "platform" else str(value)
-        for name, value in zip(dimensions, combination.values, strict=bool(combination.values))
-    }
+def _totals(question: _Question, measured: Measured) -> list[bytes]:
+    """One row per currency over the whole period."""
+    buckets, before = question.buckets, question.earlier
+    [whole] = cut(time_pb2.GRANULARITY_TOTAL, question.zone, buckets[0].start, buckets[-1].end)
+    spans = [(whole, buckets)]
+    earlier_whole = []
+    if before:
+        earlier_whole = [Bucket(before[0].start, before[-1].end, "")]
+        spans.append((earlier_whole[0], before))
+
+    def condensed(found: Series) -> dict[int, Figures]:
+        sums = {span.start: ranking.over(found, {bucket.start for bucket in some}) for span, some in spans}
+        return {start: figures for start, figures in sums.items() if figures is not None}
+
+    lines = [reply.Line(b"", currency, condensed(found)) for currency, found in ranking.totals(measured).items()]
+    return reply.serialized(reply.TOTALS, [whole], earlier_whole, lines or [_nothing()])
 
 
-def _order(combination: Combination) -> tuple[str, ...]:
-    return (*(str(value) for value in combination.values), combination.currency)
+def _nothing() -> reply.Line:
+    """The line of a question about which nothing is known: its buckets appear all the same."""
+    return reply.Line(b"", "", {})

@@ -1,8 +1,9 @@
 """What a statistics request must be, beyond what its message declares."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -13,19 +14,16 @@ from mrm.statistics.v1 import statistics_service_pb2
 from server.rpc import values
 from server.rpc.errors import DomainError, InvalidRequest
 from server.statistics.buckets import HOUR, bucket_count, day_start
-from storage.clickhouse.metrics import Dimension
 
 MOST_ROWS = 10_000
+MOST_SUMS = 200_000
+"""Sums that are measured for a reply, before the largest are picked or they are regrouped."""
+# Callers accept messages of at most 4 MiB unless they were told otherwise.
+MOST_BYTES = 4 * 2**20
 PLATFORMS = values.EnumWords(platform_pb2.Platform, "PLATFORM_")
 
 _FIRST_YEAR, _LAST_YEAR = 1971, 2100
 _LONGEST_DAYS = 3653
-_DIMENSIONS: dict[int, Dimension] = {
-    statistics_service_pb2.DIMENSION_CLIENT: "client_id",
-    statistics_service_pb2.DIMENSION_PROJECT: "project_id",
-    statistics_service_pb2.DIMENSION_CAMPAIGN: "campaign_id",
-    statistics_service_pb2.DIMENSION_PLATFORM: "platform",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +51,6 @@ def read_filter(message: statistics_service_pb2.StatisticsFilter) -> Filter:
         _ids(message.campaign_ids),
         frozenset(PLATFORMS.word(platform) for platform in message.platforms),
     )
-
-
-def read_dimensions(numbers: Iterable[int]) -> list[Dimension]:
-    """Dimensions in the order of the request."""
-    return [_DIMENSIONS[number] for number in numbers]
 
 
 def read_period(request: statistics_service_pb2.QueryStatisticsRequest, zone: ZoneInfo) -> tuple[int, int]:
@@ -114,6 +107,80 @@ def check_rows(buckets: int, combinations: int) -> None:
         f"this would be more than {MOST_ROWS} rows: ask for {narrower}a coarser granularity or a shorter period",
         metadata={"rows": str(rows), "row_limit": str(MOST_ROWS), "bucket_count": str(buckets)},
     )
+
+
+def check_size(size: int) -> None:
+    """Raises QueryTooLarge if a reply of so many bytes would be refused by its receiver."""
+    if size > MOST_BYTES:
+        raise QueryTooLarge(
+            f"the reply would have more than {MOST_BYTES} bytes: ask for fewer dimensions, a coarser granularity or a"
+            " shorter period",
+            metadata={"bytes": str(size), "byte_limit": str(MOST_BYTES)},
+        )
+
+
+def check_sums(buckets: int, combinations: int) -> None:
+    """Raises QueryTooLarge if there is too much to pick the largest from, or to regroup."""
+    if buckets * combinations > MOST_SUMS:
+        raise QueryTooLarge(
+            f"this would have to measure more than {MOST_SUMS} sums first: ask for a narrower filter, a coarser"
+            " granularity or a shorter period",
+            metadata={"sum_limit": str(MOST_SUMS), "bucket_count": str(buckets)},
+        )
+
+
+def check_reading(
+    rows: int, limit: int, request: statistics_service_pb2.QueryStatisticsRequest, days: int, by_event_type: bool
+) -> None:
+    """Raises QueryTooLarge, with what to narrow, if the stores would read too much.
+
+    Args:
+        rows: About how many rows would be read.
+        limit: How many may be.
+        request: What is asked for.
+        days: Length of the period, the earlier one left out.
+        by_event_type: Whether raw events would be read.
+    """
+    if rows <= limit:
+        return
+    hints = []
+    fewer = days * limit // rows
+    if fewer:
+        hints.append(f"ask for about {fewer} of the {days} days")
+    if request.compare_previous:
+        hints.append("leave out compare_previous")
+    if by_event_type:
+        hints.append("leave out DIMENSION_EVENT_TYPE, which reads single events")
+    if not request.filter.campaign_ids:
+        hints.append("name campaigns" if request.filter.client_ids else "name clients or campaigns")
+    suggestion = ", or ".join(hints) or "name fewer campaigns"
+    raise QueryTooLarge(
+        f"this would read about {rows} rows, more than {limit}: {suggestion}",
+        metadata={"estimated_rows": str(rows), "read_row_limit": str(limit), "suggestion": suggestion},
+    )
+
+
+def check_raw_floor(request: statistics_service_pb2.QueryStatisticsRequest, start: int, floor: datetime) -> None:
+    """Raises InvalidRequest if single events are asked for from a time of which they may be gone.
+
+    Args:
+        request: What is asked for.
+        start: First instant that would be read, in Unix seconds.
+        floor: Events before it may be gone.
+    """
+    if start >= floor.timestamp():
+        return
+    period = "the earlier period" if request.compare_previous else "the period"
+    raise InvalidRequest.field(
+        request.WhichOneof("period") or "period",
+        "BEFORE_RAW_FLOOR",
+        f"{period} begins {_instant(start)}, but single events are kept from {_instant(math.ceil(floor.timestamp()))}"
+        " on: begin there or leave out DIMENSION_EVENT_TYPE",
+    )
+
+
+def _instant(at: int) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _full_hour(stamp: Timestamp, field: str) -> int:

@@ -12,11 +12,12 @@ from server.rpc.errors import Aborted, AlreadyExists, DomainError, InvalidReques
 from server.rpc.status import to_domain, to_status
 from server.statistics.batches import BatchMalformed
 from server.statistics.ingest import Ingestor, Outcome
+from server.statistics.offsets import OffsetKeeper
 from server.statistics.wire import AppendRequest
 from storage.errors import StoreError
 from storage.postgres import streams
 from storage.postgres.database import Database
-from storage.postgres.streams import Opened
+from storage.postgres.streams import Move, Opened
 from storage.scope import EVERYTHING
 
 
@@ -55,6 +56,7 @@ class StreamSession:
     Args:
         call: The call.
         database: Where the stream's offset is.
+        offsets: Moves it.
         ingestor: Where events go.
         client_id: The stream's client.
         stream_id: Its name.
@@ -67,6 +69,7 @@ class StreamSession:
         call: StreamCall[AppendRequest, AppendEventsResponse],
         *,
         database: Database,
+        offsets: OffsetKeeper,
         ingestor: Ingestor,
         client_id: UUID,
         stream_id: str,
@@ -75,6 +78,7 @@ class StreamSession:
     ) -> None:
         self._call = call
         self._database = database
+        self._offsets = offsets
         self._ingestor = ingestor
         self._client_id = client_id
         self._stream_id = stream_id
@@ -162,7 +166,7 @@ class StreamSession:
 
     async def _await_room(self, size: int) -> None:
         """Waits for the queue as long as batches of this very stream are what fills it."""
-        while not self._ingestor.has_room(size):
+        while not self._ingestor.has_room(self._client_id, size):
             own = [item.storing for item in self._waiting if item.storing and not item.storing.done()]
             if not own:
                 return
@@ -208,7 +212,7 @@ class StreamSession:
         """Makes durable how far the stream is; its events are stored by now."""
         if to <= self._durable:
             return
-        moved = await streams.advance(self._database, self._client_id, self._stream_id, self._epoch, self._durable, to)
+        moved = await self._offsets.advance(Move(self._client_id, self._stream_id, self._epoch, self._durable, to))
         if not moved and not await self._moved_already(to):
             raise Aborted("another producer has opened this stream", reason="STREAM_FENCED")
         self._durable = to

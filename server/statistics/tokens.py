@@ -2,19 +2,19 @@
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mrm.statistics.v1 import statistics_service_pb2
 from server.rpc.call import Call
 from server.rpc.errors import InvalidRequest
 from server.rpc.tokens import InvalidToken, TokenCodec
+from server.statistics import frames
 
 _PURPOSE = "watch_metrics"
 _LAYOUT = struct.Struct(">QQ")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """What a watcher has seen: a resumed watch never serves anything older.
 
     Attributes:
@@ -27,21 +27,27 @@ class Position:
 
 
 class ResumeTokens:
-    """Tokens of one watch: they pass only for the same caller asking for the same thing, in any process.
+    """Tokens of equal watches: they pass only for the same caller asking for the same thing, in any process.
 
     Args:
         codec: Authenticates them.
-        request: What is watched.
-        call: Who watches.
+        watch: What is watched by whom, as `binding` says it.
     """
 
-    def __init__(self, codec: TokenCodec, request: statistics_service_pb2.WatchMetricsRequest, call: Call) -> None:
+    def __init__(self, codec: TokenCodec, watch: bytes) -> None:
         self._codec = codec
-        self._binding = _binding(request, call)
+        self._binding = watch
+        self._trailer: tuple[Position, bytes] = (Position(), frames.trailer(self.seal(Position()), 0))
+
+    def trailer(self, position: Position) -> bytes:
+        """What every message at a position carries beside its kind. Equal watches mostly stand at one position."""
+        if self._trailer[0] != position:
+            self._trailer = (position, frames.trailer(self.seal(position), position.watermark))
+        return self._trailer[1]
 
     def seal(self, position: Position) -> str:
         """The token of a position."""
-        return self._codec.seal(_PURPOSE, self._binding, _LAYOUT.pack(position.watermark, position.window_start))
+        return self._codec.seal(_PURPOSE, self._binding, _LAYOUT.pack(*position))
 
     def open(self, token: str) -> Position:
         """The position of a token; the first of all for an empty one.
@@ -62,9 +68,13 @@ class ResumeTokens:
             ) from None
 
 
-def _binding(request: statistics_service_pb2.WatchMetricsRequest, call: Call) -> bytes:
+def binding(request: statistics_service_pb2.WatchMetricsRequest, call: Call) -> bytes:
+    """A hash of what is watched by whom; where to resume and how often to hear is no part of it."""
     watched = statistics_service_pb2.WatchMetricsRequest(
-        client_id=request.client_id.lower(), campaign_ids=sorted({each.lower() for each in request.campaign_ids})
+        client_id=request.client_id.lower(),
+        campaign_ids=sorted({each.lower() for each in request.campaign_ids}),
+        project_ids=sorted({each.lower() for each in request.project_ids}),
+        platforms=sorted(set(request.platforms)),
     )
     if request.HasField("times"):
         watched.times.CopyFrom(request.times)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -53,6 +53,8 @@ _WRITE_SECONDS = 60.0
 _SILENCE_SECONDS = 300.0
 # The server gives up by itself soon after the caller has: a lost cancellation must not leave work behind.
 _SERVER_GRACE_SECONDS = 2
+# A reader may be slow, and the statement waits for it.
+_STREAM_SECONDS = 6 * 3600
 _TIME_LIMITS = (5, 10, 20, 35, 65, 125, 305, 605)
 
 _OVERDUE = 159
@@ -70,6 +72,7 @@ RETRYABLE_CODES = frozenset(
 
 _THROWN = 395
 _REJECTION = re.compile(r"MRM_REJECT:(\w+)")
+_LATE_ERROR = re.compile(rb"Code: (\d+)")
 
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
@@ -147,6 +150,48 @@ class ClickHouse:
             with translated():
                 result = await client.query(sql, parameters=dict(parameters or {}), settings=chosen)
         return [tuple(row) for row in result.result_rows]
+
+    async def stream(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        settings: Mapping[str, Setting] | None = None,
+        silence: float = _SILENCE_SECONDS,
+    ) -> AsyncGenerator[bytes, None]:
+        """Runs a SELECT that names its FORMAT and yields the answer as it comes, in pieces of any size.
+
+        Nothing is read ahead of the caller beyond the socket's buffers, so a slow caller slows the statement down.
+        Close the generator (`contextlib.aclosing`) to stop the statement. An error in the middle of the answer is text
+        in the answer: give what does not parse to `error_in`.
+
+        Args:
+            sql: The statement, with parameters as ``{name:Type}``.
+            parameters: Values of the parameters.
+            settings: Settings of this call, over `READ_SETTINGS`.
+            silence: Most seconds between two pieces, and before the first.
+        """
+        chosen: dict[str, Setting] = {
+            **READ_SETTINGS,
+            "max_execution_time": _STREAM_SECONDS,
+            "cancel_http_readonly_queries_on_client_close": 1,
+            **(settings or {}),
+        }
+        async with asyncio.timeout(silence):
+            client = await self._connected()
+            with translated():
+                opened = await client.raw_stream(sql, parameters=dict(parameters or {}), settings=chosen)
+        async with opened:
+            while True:
+                async with asyncio.timeout(silence):
+                    try:
+                        piece = await anext(opened)
+                    except StopAsyncIteration:
+                        return
+                    except Exception as error:
+                        # The HTTP library's own: the driver only passes the answer on.
+                        raise StoreUnavailable(STORE, type(error).__name__) from None
+                yield piece
 
     async def execute(
         self,
@@ -248,6 +293,14 @@ def database_of(dsn: str) -> str:
     return name
 
 
+def error_in(text: bytes) -> Exception:
+    """What a statement failed with after its answer had begun, read from the text that came instead of the rest."""
+    found = _LATE_ERROR.search(text)
+    if found is None:
+        return StoreUnavailable(STORE, "the answer breaks off")
+    return _of_code(int(found.group(1)), "", "")
+
+
 def _bounds(seconds: float, query_id: str | None) -> dict[str, Setting]:
     # Few distinct values: engines reapply settings that differ from the last call's.
     wanted = seconds + _SERVER_GRACE_SECONDS
@@ -275,9 +328,13 @@ def _ours(error: driver.Error) -> Exception:
     if code is None:
         refused = isinstance(error, driver.ProgrammingError | driver.DataError | driver.InternalError)
         return ClickHouseError(0, name) if refused else StoreUnavailable(STORE, name)
+    return _of_code(code, name, str(error))
+
+
+def _of_code(code: int, name: str, text: str) -> Exception:
     if code == _OVERDUE:
         return TimeoutError()
     if code in RETRYABLE_CODES:
-        return StoreUnavailable(STORE, name)
-    found = _REJECTION.search(str(error)) if code == _THROWN else None
+        return StoreUnavailable(STORE, name or f"error {code}")
+    found = _REJECTION.search(text) if code == _THROWN else None
     return ClickHouseError(code, name, found.group(1) if found else None)

@@ -1,12 +1,15 @@
+# ruff: noqa: S608 - the statements are put together from constants of this package
 """Raw events: serialized batches go in as they came, ClickHouse itself parses and checks them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from storage.clickhouse import pseudonyms
 from storage.clickhouse.connect import ClickHouse, ClickHouseError
+from storage.clickhouse.pseudonyms import Salt
 from storage.errors import StoreError
 
 PROTOBUF_SCHEMA = """syntax = "proto3";
@@ -31,11 +34,34 @@ message Event {
 `event_type` is a plain number here: read as an enum it would be cut to 8 bits before it is checked.
 """
 
+GROUP_SCHEMA = (
+    PROTOBUF_SCHEMA
+    + """message Group {
+  repeated Event events = 1;
+  int32 scope = 2;
+}
+"""
+)
+"""Batches of several clients in one INSERT: a batch is the beginning of a Group, and its scope comes last."""
+
 # What the fields of PROTOBUF_SCHEMA are read into. Ids come as text, or other spellings of a UUID would pass.
-_INPUT = (
-    "event_id String, event_time Tuple(seconds Int64, nanos Int32), campaign_id String, event_type Int32,"
-    " user_id Nullable(String), cost_micros Int64, revenue_micros Int64, conversions_micros Nullable(Int64),"
-    " attributes Map(LowCardinality(String), String)"
+_FIELDS = {
+    "event_id": "String",
+    "event_time": "Tuple(seconds Int64, nanos Int32)",
+    "campaign_id": "String",
+    "event_type": "Int32",
+    "user_id": "Nullable(String)",
+    "cost_micros": "Int64",
+    "revenue_micros": "Int64",
+    "conversions_micros": "Nullable(Int64)",
+    "attributes": "Map(LowCardinality(String), String)",
+}
+_INPUT = ", ".join(f"{name} {kind}" for name, kind in _FIELDS.items())
+# The rows of one batch, and the rows of several: each group is a row with an array of events.
+_BATCH_SOURCE = f"input('{_INPUT}')"
+_GROUP_SOURCE = (
+    f"(SELECT scope, {', '.join(f'item.{name} AS {name}' for name in _FIELDS)}"
+    f" FROM input('events Array(Tuple({_INPUT})), scope Int32') ARRAY JOIN events AS item)"
 )
 
 # One batch must be one block, and so atomic in each partition: 4 MiB never unfold to this much.
@@ -43,18 +69,19 @@ _BLOCK_ROWS = 1_048_576
 _BLOCK_BYTES = 256 * 2**20
 _MEMORY_BYTES = 2**30
 
+# The salts stand in the statement, so it is kept out of the server's log of queries.
 _STATEMENT = """INSERT INTO {database}.campaign_events
 (client_id, campaign_id, event_time, event_id, project_id, platform, event_type, user_id, cost, revenue, conversions,
  currency, attributes)
 SELECT
-    toUUID('{client_id}'),
+    {client},
     campaign,
     fromUnixTimestamp64Micro(event_time.1 * 1000000 + intDiv(event_time.2, 1000), 'UTC'),
     event,
     known.2,
     known.3,
     CAST(event_type, 'Enum8(\\'impression\\' = 1, \\'click\\' = 2, \\'conversion\\' = 3)'),
-    user_id,
+    {pseudonym},
     reinterpret(cost_micros, 'Decimal64(6)'),
     reinterpret(revenue_micros, 'Decimal64(6)'),
     if(event_type = 3, reinterpret(ifNull(conversions_micros, 1000000), 'Decimal64(6)'), 0),
@@ -67,9 +94,9 @@ FROM
         toUUID(event_id) AS event,
         toUUID(campaign_id) AS campaign,
         dictGet('{database}.campaigns_dict', ('client_id', 'project_id', 'platform', 'currency'), campaign) AS known
-    FROM input('{input}')
+    FROM {source}
 )
-WHERE throwIf(known.1 != toUUID('{client_id}'), 'MRM_REJECT:campaign')
+WHERE throwIf(known.1 != {client} OR {stray}, 'MRM_REJECT:campaign')
     + throwIf(
         event_time.1 NOT BETWEEN {lower} AND {upper} OR event_time.2 NOT BETWEEN 0 AND 999999999,
         'MRM_REJECT:time')
@@ -92,7 +119,8 @@ WHERE throwIf(known.1 != toUUID('{client_id}'), 'MRM_REJECT:campaign')
 SETTINGS
     format_schema_source = 'string',
     format_schema = '{schema}',
-    format_schema_message_name = 'Event',
+    format_schema_message_name = '{message}',
+    log_queries = 0,
     input_format_allow_errors_num = 0,
     input_format_allow_errors_ratio = 0,
     async_insert = 0,
@@ -167,7 +195,22 @@ class Quarantined:
     event: bytes
 
 
-def insert_body(database: str, client_id: UUID, batch: bytes, bounds: Bounds, timeout: float) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one client has in an INSERT that several share.
+
+    Attributes:
+        client_id: The client whose campaigns the events must belong to.
+        batch: A serialized list of events, known to be well-formed: else it could swallow the next group.
+        salt: Key of the client's pseudonyms.
+    """
+
+    client_id: UUID
+    batch: bytes
+    salt: Salt
+
+
+def insert_body(database: str, client_id: UUID, batch: bytes, bounds: Bounds, salt: Salt, timeout: float) -> bytes:
     """The whole INSERT: statement, settings, and the batch behind its length.
 
     Args:
@@ -175,32 +218,66 @@ def insert_body(database: str, client_id: UUID, batch: bytes, bounds: Bounds, ti
         client_id: The client whose campaigns the events must belong to.
         batch: A serialized list of events, known to be well-formed.
         bounds: Event times to accept.
+        salt: Key of the client's pseudonyms.
         timeout: Seconds after which the server gives up.
     """
-    statement = _STATEMENT.format(
-        database=database,
-        client_id=client_id,
-        lower=bounds.lower,
-        upper=bounds.upper,
-        input=_INPUT,
+    statement = _statement(
+        database,
+        bounds,
+        timeout,
+        client=_uuid(client_id),
+        stray="0",
+        pseudonym=pseudonyms.expression(f"toUInt64({salt.first})", f"toUInt64({salt.second})"),
+        source=_BATCH_SOURCE,
         schema=PROTOBUF_SCHEMA,
-        block_rows=_BLOCK_ROWS,
-        block_bytes=_BLOCK_BYTES,
-        memory_bytes=_MEMORY_BYTES,
-        seconds=int(timeout) + 1,
+        message="Event",
     )
-    return b"".join((statement.encode(), _varint(len(batch)), batch))
+    return b"".join((statement, _varint(len(batch)), batch))
 
 
-async def insert(db: ClickHouse, client_id: UUID, batch: bytes, bounds: Bounds, *, timeout: float) -> None:
+def group_body(database: str, groups: Sequence[Group], bounds: Bounds, timeout: float) -> bytes:
+    """As `insert_body` for several clients: each event must belong to the client of its own group."""
+    data: list[bytes] = []
+    for scope, group in enumerate(groups, 1):
+        # Of a field that occurs twice the last one counts, so a scope that a producer forged would lose.
+        own = b"\x10" + _varint(scope)
+        data += (b"\x0a", _varint(len(group.batch) + len(own)), group.batch, own)
+    statement = _statement(
+        database,
+        bounds,
+        timeout,
+        client=_by_scope(_uuid(group.client_id) for group in groups),
+        # Outside the array an element reads as the nil id, which is also what an unknown campaign's client reads as.
+        stray=f"scope NOT BETWEEN 1 AND {len(groups)}",
+        pseudonym=pseudonyms.expression(
+            _by_scope(f"toUInt64({group.salt.first})" for group in groups),
+            _by_scope(f"toUInt64({group.salt.second})" for group in groups),
+        ),
+        source=_GROUP_SOURCE,
+        schema=GROUP_SCHEMA,
+        message="Group",
+    )
+    return b"".join((statement, _varint(sum(map(len, data))), *data))
+
+
+async def insert(db: ClickHouse, client_id: UUID, batch: bytes, bounds: Bounds, salt: Salt, *, timeout: float) -> None:
     """Stores all events of a batch, and returns once they are durable. Doing it again changes nothing.
 
     Raises:
         BatchRejected: Some event is at fault; nothing is stored.
         StoreError: It is not known whether anything is stored: do it again. So it is after TimeoutError.
     """
+    await _send(db, insert_body(db.database, client_id, batch, bounds, salt, timeout), timeout)
+
+
+async def insert_groups(db: ClickHouse, groups: Sequence[Group], bounds: Bounds, *, timeout: float) -> None:
+    """Stores the batches of several clients at once; raises as `insert`, for all of them together."""
+    await _send(db, group_body(db.database, groups, bounds, timeout), timeout)
+
+
+async def _send(db: ClickHouse, body: bytes, timeout: float) -> None:
     try:
-        await db.insert_statement(insert_body(db.database, client_id, batch, bounds, timeout), timeout=timeout)
+        await db.insert_statement(body, timeout=timeout)
     except ClickHouseError as error:
         if error.rejection is not None:
             raise BatchRejected(error.rejection) from None
@@ -223,6 +300,27 @@ async def quarantine(db: ClickHouse, client_id: UUID, events: Sequence[Quarantin
         for event in events
     ]
     await db.insert_rows("campaign_events_quarantine", _QUARANTINE_COLUMNS, rows, timeout=timeout)
+
+
+def _statement(database: str, bounds: Bounds, timeout: float, **parts: str) -> bytes:
+    return _STATEMENT.format(
+        database=database,
+        lower=bounds.lower,
+        upper=bounds.upper,
+        block_rows=_BLOCK_ROWS,
+        block_bytes=_BLOCK_BYTES,
+        memory_bytes=_MEMORY_BYTES,
+        seconds=int(timeout) + 1,
+        **parts,
+    ).encode()
+
+
+def _uuid(value: UUID) -> str:
+    return f"toUUID('{value}')"
+
+
+def _by_scope(values: Iterable[str]) -> str:
+    return f"arrayElement([{', '.join(values)}], scope)"
 
 
 def _varint(number: int) -> bytes:

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from storage.clickhouse import precedence
 from storage.clickhouse.connect import ClickHouse
+from storage.clickhouse.precedence import Cover, Resolved, hours, ids
 
 Dimension = Literal["client_id", "project_id", "campaign_id", "platform"]
 
-LONG_STATEMENT = {"max_query_size": 64 * 2**20, "max_ast_elements": 1_000_000, "max_expanded_ast_elements": 1_000_000}
+LONG_STATEMENT = precedence.LONG_STATEMENT
 """Settings of statements that hold lists of ids."""
-
-_SOURCE = "source = 'events' AND grain = 'hour'"
 
 _SUMS = """sum(impressions), sum(clicks), toInt128(sum(conversions) * 1000000), toInt128(sum(cost) * 1000000),
   toInt128(sum(revenue) * 1000000)"""
@@ -126,79 +126,64 @@ class Freshness(NamedTuple):
     quarantined: int
 
 
-def ids(values: Iterable[UUID]) -> str:
-    """A list of ids in SQL, never an empty one: that would be no list at all."""
-    texts = [f"'{value}'" for value in values]
-    return f"({', '.join(texts)})" if texts else "('00000000-0000-0000-0000-000000000000')"
-
-
 async def combinations(
-    store: ClickHouse, selection: Selection, start: int, end: int, dimensions: Sequence[Dimension], limit: int
+    store: ClickHouse,
+    selection: Selection,
+    start: int,
+    end: int,
+    dimensions: Sequence[Dimension],
+    limit: int,
+    *,
+    covered: Sequence[Cover] = (),
 ) -> list[Combination]:
     """Up to `limit` combinations of dimension values and currency that have rows from `start` to `end` (Unix seconds).
 
-    It needs no FINAL: the newest version of a row has the same dimensions as the older ones.
+    It needs no FINAL: the newest version of a row has the same dimensions as the older ones. Sources need not be
+    weighed either: all rows of a campaign have the same dimensions. `covered` is as for `series.series`.
     """
     columns = ", ".join((*dimensions, "currency"))
+    days = precedence.covered_days(covered)
     rows = await store.fetch(
         f"""SELECT DISTINCT {columns} FROM campaign_metrics_hourly
-        WHERE {selection.condition()} AND {_SOURCE} AND {_hours(start, end)} LIMIT {limit:d}""",
+        WHERE {selection.condition()} AND (grain = 'hour' AND {hours(start, end)} OR {days})
+        LIMIT {limit:d}""",
         selection.parameters(),
         settings=LONG_STATEMENT,
     )
     return [Combination(row[:-1], row[-1]) for row in rows]
 
 
-async def sums(
-    store: ClickHouse, selection: Selection, bounds: Sequence[int], dimensions: Sequence[Dimension]
-) -> list[Sum]:
-    """Sums per bucket and combination; combinations without rows in a bucket are left out.
-
-    Args:
-        store: Where to run it.
-        selection: What to measure.
-        bounds: Starts of the buckets in Unix seconds, ascending, and the end of the last one. All are full hours.
-        dimensions: What to break down by.
-    """
-    # The bounds carry the calendar: days and their lengths were computed where the time zone rules are known.
-    starts = ", ".join(str(int(bound)) for bound in bounds[:-1])
-    columns = ", ".join((*dimensions, "currency"))
-    rows = await store.fetch(
-        f"""SELECT roundDown(toUnixTimestamp(hour), [{starts}]::Array(UInt32)) AS bucket, {columns}, {_SUMS}
-        FROM campaign_metrics_hourly FINAL
-        WHERE {selection.condition()} AND {_SOURCE} AND {_hours(bounds[0], bounds[-1])}
-        GROUP BY bucket, {columns}""",
-        selection.parameters(),
-        settings=LONG_STATEMENT,
-    )
-    width = len(dimensions)
-    return [Sum(row[0], Combination(row[1 : 1 + width], row[1 + width]), Figures(*row[2 + width :])) for row in rows]
-
-
 async def live_totals(store: ClickHouse, watched: Sequence[Watched], timeout: float) -> list[LiveTotal]:
     """Totals of watched campaigns over their windows, in one statement; campaigns without rows are left out."""
-    parts = [part for index, window in enumerate(watched) for part in _live_parts(index, window)]
+    clients = {client for window in watched for client in window.clients}
+    if not clients:
+        return []
+    mixed = await precedence.has_snapshots(store, clients, timeout)
+    parts = [part for index, window in enumerate(watched) for part in _live_parts(store, index, window, mixed)]
     if not parts:
         return []
     rows = await store.fetch(" UNION ALL ".join(parts), settings=LONG_STATEMENT, timeout=timeout)
     return [LiveTotal(row[0], row[1], row[2], row[3], Figures(*row[5:]), row[4]) for row in rows]
 
 
-def _live_parts(index: int, window: Watched) -> Iterable[str]:
+def _live_parts(store: ClickHouse, index: int, window: Watched, mixed: bool) -> Iterable[str]:
     whole = [client for client, campaigns in window.clients.items() if campaigns is None]
     if whole:
-        yield _live_part(index, window, f"client_id IN {ids(whole)}")
+        yield _live_part(store, index, window, whole, f"client_id IN {ids(whole)}", mixed)
     some = {client: campaigns for client, campaigns in window.clients.items() if campaigns is not None}
     if some:
         wanted = {campaign for campaigns in some.values() for campaign in campaigns}
-        yield _live_part(index, window, f"client_id IN {ids(some)} AND campaign_id IN {ids(wanted)}")
+        condition = f"client_id IN {ids(some)} AND campaign_id IN {ids(wanted)}"
+        yield _live_part(store, index, window, some, condition, mixed)
 
 
-def _live_part(index: int, window: Watched, condition: str) -> str:
-    return f"""SELECT toUInt32({index:d}), client_id, campaign_id, any(currency), max(version), {_SUMS}
-        FROM campaign_metrics_hourly FINAL
-        WHERE {condition} AND {_SOURCE} AND {_hours(window.start, window.end)}
-        GROUP BY client_id, campaign_id"""
+def _live_part(
+    store: ClickHouse, index: int, window: Watched, clients: Collection[UUID], condition: str, mixed: bool
+) -> str:
+    resolved = Resolved(store.database, condition, clients, window.start, window.end, mixed)
+    return f"""SELECT toUInt32({index:d}), client_id, campaign_id, any(currency), {precedence.STATE}, {_SUMS}
+        FROM {resolved.sql()}
+        GROUP BY client_id, campaign_id HAVING max(counts)"""
 
 
 async def freshness(store: ClickHouse, client_id: UUID, marked_since: datetime) -> Freshness:
@@ -233,7 +218,3 @@ async def _last_event_time(store: ClickHouse, client_id: UUID) -> datetime | Non
         {"client": str(client_id)},
     )
     return datetime.fromtimestamp(micros / 1_000_000, UTC) if count else None
-
-
-def _hours(start: int, end: int) -> str:
-    return f"hour >= toDateTime({start:d}, 'UTC') AND hour < toDateTime({end:d}, 'UTC')"

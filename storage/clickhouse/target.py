@@ -19,6 +19,7 @@ _DURABLE_TABLES = (
     "dirty_slices",
     "campaign_metrics_slices",
     "campaign_metrics_hourly",
+    "snapshot_campaigns",
 )
 
 _HISTORY = """CREATE TABLE IF NOT EXISTS schema_migrations

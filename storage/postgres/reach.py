@@ -20,11 +20,20 @@ class ProjectOwner(NamedTuple):
 
 
 class ClientCampaign(NamedTuple):
-    """A campaign of a client, and its currency."""
+    """A campaign of a client, and what it is watched by."""
 
     client_id: UUID
     campaign_id: UUID
     currency: str
+    project_id: UUID
+    platform: str
+
+
+class PlanPlace(NamedTuple):
+    """Where a campaign stands in the media plans: its plan through all versions, and the channel it spends from."""
+
+    media_plan_id: UUID | None
+    channel_id: UUID | None
 
 
 # Clients seen as a whole, or those among the given ones, with their time zones.
@@ -45,8 +54,13 @@ WHERE p.id = ANY ($4::uuid[]) AND {visibility.project("p.id")}"""
 
 # All campaigns of the clients themselves, not of clients under them.
 _CAMPAIGNS = f"""
-SELECT c.client_id, c.id, c.currency FROM campaigns c JOIN clients cl ON cl.id = c.client_id
+SELECT c.client_id, c.id, c.currency, c.project_id, c.platform FROM campaigns c JOIN clients cl ON cl.id = c.client_id
 WHERE c.client_id = ANY ($4::uuid[]) AND {visibility.CLIENT}"""
+
+# Media plan and channel of those of the given campaigns that the caller may see and that have a plan.
+_PLAN_PLACES = f"""
+SELECT c.id, c.plan_lineage_id, c.plan_channel_id FROM campaigns c JOIN clients cl ON cl.id = c.client_id
+WHERE c.id = ANY ($4::uuid[]) AND c.plan_lineage_id IS NOT NULL AND {visibility.project("c.project_id")}"""
 
 
 async def clients(db: Executor, scope: Scope, client_ids: Sequence[UUID] | None = None) -> dict[UUID, str]:
@@ -70,3 +84,9 @@ async def projects(db: Executor, scope: Scope, project_ids: Sequence[UUID]) -> l
 async def campaigns(db: Executor, scope: Scope, client_ids: Sequence[UUID]) -> list[ClientCampaign]:
     """All campaigns of those of the clients that are in scope as a whole."""
     return [ClientCampaign(*row) for row in await db.fetch(_CAMPAIGNS, *scope.args, list(client_ids))]
+
+
+async def plan_places(db: Executor, scope: Scope, campaign_ids: Sequence[UUID]) -> dict[UUID, PlanPlace]:
+    """Media plans of those of the campaigns that are in scope and have one."""
+    rows = await db.fetch(_PLAN_PLACES, *scope.args, list(campaign_ids))
+    return {row[0]: PlanPlace(row[1], row[2]) for row in rows}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -37,6 +38,23 @@ class EventStream:
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """How far a writer has brought a stream.
+
+    Attributes:
+        writer_epoch: Proves that the stream is still the writer's.
+        from_offset: Where it left the stream.
+        to_offset: Where the next batch must begin now.
+    """
+
+    client_id: UUID
+    stream_id: str
+    writer_epoch: int
+    from_offset: int
+    to_offset: int
+
+
 # Makes the stream if it is new, and fences the writer before.
 _OPEN = f"""
 INSERT INTO event_streams AS s (client_id, stream_id, writer)
@@ -45,10 +63,22 @@ ON CONFLICT (client_id, stream_id) DO UPDATE
 SET writer = excluded.writer, writer_epoch = s.writer_epoch + 1, updated_at = now()
 RETURNING next_offset, writer_epoch"""
 
-# Moves the offset, if it is where the writer left it and no other writer has opened the stream.
+# Moves the offsets that are where their writers left them and whose streams no other writer has opened. The rows are
+# locked in order, so that two processes never wait for each other.
 _ADVANCE = """
-UPDATE event_streams SET next_offset = $5, updated_at = now()
-WHERE client_id = $1 AND stream_id = $2 AND writer_epoch = $3 AND next_offset = $4 RETURNING true"""
+WITH moves AS (
+  SELECT s.client_id, s.stream_id, m.to_offset
+  FROM event_streams s
+  JOIN unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+    AS m (client_id, stream_id, writer_epoch, from_offset, to_offset)
+    ON s.client_id = m.client_id AND s.stream_id = m.stream_id
+    AND s.writer_epoch = m.writer_epoch AND s.next_offset = m.from_offset
+  ORDER BY s.client_id, s.stream_id
+  FOR UPDATE OF s
+)
+UPDATE event_streams s SET next_offset = moves.to_offset, updated_at = now()
+FROM moves WHERE s.client_id = moves.client_id AND s.stream_id = moves.stream_id
+RETURNING s.client_id, s.stream_id"""
 
 # One stream.
 _GET = f"""
@@ -70,17 +100,27 @@ async def open_stream(db: Executor, scope: Scope, client_id: UUID, stream_id: st
     return None if row is None else Opened(*row)
 
 
-async def advance(
-    db: Executor, client_id: UUID, stream_id: str, writer_epoch: int, from_offset: int, to_offset: int
-) -> bool:
-    """Moves a stream's offset once the events between are durable.
+async def advance(db: Executor, moves: Sequence[Move]) -> set[tuple[UUID, str]]:
+    """Moves the offsets of streams once the events between are durable.
 
-    Needs no scope: only who has opened the stream knows its epoch.
+    Needs no scope: only who has opened a stream knows its epoch.
+
+    Args:
+        moves: At most one for each stream.
 
     Returns:
-        False when another writer has opened the stream, or the offset is not `from_offset`.
+        Client and name of the streams that were moved. The others were opened by another writer, or their offset is not
+        `from_offset`.
     """
-    return await db.fetchval(_ADVANCE, client_id, stream_id, writer_epoch, from_offset, to_offset) is not None
+    rows = await db.fetch(
+        _ADVANCE,
+        [move.client_id for move in moves],
+        [move.stream_id for move in moves],
+        [move.writer_epoch for move in moves],
+        [move.from_offset for move in moves],
+        [move.to_offset for move in moves],
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 async def get(db: Executor, scope: Scope, client_id: UUID, stream_id: str) -> EventStream | None:

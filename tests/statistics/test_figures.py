@@ -4,10 +4,11 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.statistics.figures import quotient, to_message
+from server.statistics import ratios
+from server.statistics.figures import quotient, ratios_field, to_message
 from storage.clickhouse.metrics import Figures
 
 COUNTS = st.integers(0, 2**63)
@@ -78,3 +79,18 @@ def test_metrics_are_ratios_of_sums(shown: int, clicks: int, conversions: int, c
     assert Fraction(message.conversions) == converted
     assert (message.impressions, message.clicks) == (shown, clicks)
     assert (message.cost_micros, message.revenue_micros, message.currency_code) == (cost, revenue, "RUB")
+
+
+SOME = st.one_of(st.integers(0, 12), st.integers(0, 2**49), st.sampled_from([10**6, 2**44, 5**18, 10**9]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.builds(Figures, SOME, SOME, SOME, SOME, SOME), min_size=1, max_size=5))
+def test_ratios_of_many_are_those_of_each(some: list[Figures]) -> None:
+    assert ratios.serialized(some * 50) == [ratios_field(each) for each in some] * 50
+
+
+@pytest.mark.parametrize("odd", [Figures(1, 1, 10**30, 1, 1), Figures(1, 1, 1, -5, 3), Figures(2**62, 1, 1, 1, 1)])
+def test_many_with_a_huge_or_negative_one_are_the_same(odd: Figures) -> None:
+    many = [odd, *(Figures(number, number % 7, number * 1000, number * 37, number**2) for number in range(60))]
+    assert ratios.serialized(many) == [ratios_field(each) for each in many]

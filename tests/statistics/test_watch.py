@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from mrm.common.v1 import platform_pb2
 from mrm.statistics.v1 import metrics_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as pb
 from server.rpc.call import Principal, StreamCall
@@ -19,13 +20,14 @@ from server.rpc.tokens import InvalidToken, TokenCodec
 from server.settings import MetricsSettings, WatchSettings
 from server.statistics import frames
 from server.statistics.aggregator import Leader
-from server.statistics.feeds import CAMPAIGNS_CHANGED, WINDOW_MOVED, Feed, Mailbox, Span
+from server.statistics.feeds import CAMPAIGNS_CHANGED, WINDOW_MOVED, Choice, Feed, Span
 from server.statistics.hub import WatchHub
-from server.statistics.tokens import Position, ResumeTokens
+from server.statistics.tokens import Position, ResumeTokens, binding
 from server.statistics.watch import WatchRpcs
 from server.statistics.watermark import Progress
 from storage.clickhouse.metrics import Figures, LiveTotal
 from storage.postgres import clients, users
+from storage.postgres.reach import ClientCampaign
 from storage.redis.signals import Signals
 from storage.scope import EVERYTHING, Scope
 from tests.statistics.conftest import Stores
@@ -314,7 +316,8 @@ async def test_resume_is_never_older_and_works_in_another_process(stores: Stores
     class Caller:
         principal = Principal("user", SOMEONE, frozenset(), EVERYTHING)
 
-    sealed = ResumeTokens(CODEC, asked(client_id), Caller()).seal(Position(ahead, 0))  # type: ignore[arg-type]
+    watch = binding(asked(client_id), Caller())  # type: ignore[arg-type]
+    sealed = ResumeTokens(CODEC, watch).seal(Position(ahead, 0))
     async with two.watch(asked(client_id, resume_token=sealed)) as stream:
         await asyncio.sleep(1.0)
         assert stream.messages.empty()
@@ -395,7 +398,8 @@ async def test_a_lost_signal_costs_one_poll(
 def test_large_snapshots_come_in_several_messages() -> None:
     ids = [uuid4() for _ in range(20_000)]
     entries = [frames.campaign_entry(each, Figures(3, 1, 1, 7, 9), "RUB", 5, True) for each in ids]
-    encoded = list(frames.snapshot(entries, (1, 2), frames.trailer("token", 1500)))
+    trailing = frames.trailer("token", 1500)
+    encoded = [each + trailing for each in frames.snapshot(entries, (1, 2))]
     assert len(encoded) > 1
     assert max(map(len, encoded)) <= 2**20
     messages = [pb.WatchMetricsResponse.FromString(each) for each in encoded]
@@ -414,7 +418,7 @@ def test_tokens_hold_for_one_purpose_binding_and_key() -> None:
     token = CODEC.seal("page", b"query", b"payload")
     assert CODEC.open("page", b"query", token) == b"payload"
     flipped = ("A" if token[5] != "A" else "B").join((token[:5], token[6:]))
-    for codec, purpose, binding, text in (
+    for codec, purpose, bound_to, text in (
         (CODEC, "watch", b"query", token),
         (CODEC, "page", b"other", token),
         (TokenCodec(b"x" * 32), "page", b"query", token),
@@ -424,23 +428,113 @@ def test_tokens_hold_for_one_purpose_binding_and_key() -> None:
         (CODEC, "page", b"query", "ä" * 50),
     ):
         with pytest.raises(InvalidToken):
-            codec.open(purpose, binding, text)
+            codec.open(purpose, bound_to, text)
+
+
+def made_up(client_id: UUID, *campaign_ids: UUID, project_id: UUID = SOMEONE) -> dict[UUID, ClientCampaign]:
+    return {each: ClientCampaign(client_id, each, "RUB", project_id, "other") for each in campaign_ids}
+
+
+def total(client_id: UUID, campaign_id: UUID, impressions: int, version: int = 1) -> LiveTotal:
+    return LiveTotal(0, client_id, campaign_id, "RUB", Figures(impressions, 0, 0, 0, 0), version)
 
 
 def test_a_watcher_that_joins_during_a_question_waits_for_the_next() -> None:
     client_id, first, second = uuid4(), uuid4(), uuid4()
     feed = Feed(client_id, Span(days=1))
-    feed.adopt(ZoneInfo("UTC"), {first: "RUB", second: "RUB"})
+    feed.adopt(ZoneInfo("UTC"), made_up(client_id, first, second))
     feed.roll(NOON)
-    early = Mailbox(feed, EVERYTHING, frozenset({first}))
-    feed.join(early)
+    feed.join(Choice(frozenset({first})), EVERYTHING, asyncio.Event())
     asked_for = feed.selection()
-    late = Mailbox(feed, EVERYTHING, frozenset({second}))
-    feed.join(late)
-    rows = [LiveTotal(0, client_id, each, "RUB", Figures(7, 0, 0, 0, 0), 1) for each in (first, second)]
+    late = feed.join(Choice(frozenset({second})), EVERYTHING, asyncio.Event())
+    rows = [total(client_id, each, 7) for each in (first, second)]
     feed.apply(rows[:1], asked_for, 5)
     assert not feed.ready
     feed.apply(rows, feed.selection(), 6)
     assert feed.ready
-    [entry] = late.take_snapshot()
-    assert pb.WatchMetricsResponse.Snapshot.FromString(entry).campaigns[0].metrics.impressions == 7
+    [message] = late.take_snapshot()
+    [state] = pb.WatchMetricsResponse.FromString(message).snapshot.campaigns
+    assert state.metrics.impressions == 7
+
+
+def test_those_who_watch_the_same_are_sent_the_same_bytes() -> None:
+    client_id, first, second = uuid4(), uuid4(), uuid4()
+    feed = Feed(client_id, Span(days=1))
+    feed.adopt(ZoneInfo("UTC"), made_up(client_id, first, second))
+    feed.roll(NOON)
+    one, two, other, slow = (
+        feed.join(choice, EVERYTHING, asyncio.Event())
+        for choice in (Choice(), Choice(), Choice(frozenset({second})), Choice())
+    )
+    feed.apply([total(client_id, first, 1)], None, 5)
+    assert one.take_snapshot()[0] is two.take_snapshot()[0] is slow.take_snapshot()[0]
+    other.take_snapshot()
+    for count in (2, 3):
+        feed.apply([total(client_id, first, count)], None, 5 + count)
+        [message] = one.take_update()
+        assert two.take_update()[0] is message
+        assert not other.changed
+    feed.apply([total(client_id, first, 3), total(client_id, second, 9)], None, 9)
+    assert other.changed
+    # The slow one gets the newest state of each campaign, and is told that it missed one.
+    update = pb.WatchMetricsResponse.FromString(slow.take_update()[0]).update
+    assert shown(update.campaigns) == {str(first): 3, str(second): 9}
+    assert update.skipped_count == 1
+    assert not slow.changed
+
+
+def test_equal_watches_share_the_trailer() -> None:
+    tokens = ResumeTokens(CODEC, b"watch")
+    assert tokens.trailer(Position(1, 2)) is tokens.trailer(Position(1, 2))
+    other = pb.WatchMetricsResponse.FromString(tokens.trailer(Position(2, 2)))
+    assert tokens.open(other.resume_token) == Position(2, 2)
+    assert other.watermark_time.ToMilliseconds() == 2
+
+
+async def test_projects_and_platforms_choose_campaigns_also_later_ones(stores: Stores, watching: Watching) -> None:
+    client_id = await stores.client()
+    project, other_project = await stores.project(client_id), await stores.project(client_id)
+    first = await stores.campaign(client_id, project, platform="vk_ads")
+    second = await stores.campaign(client_id, project, platform="other")
+    third = await stores.campaign(client_id, other_project, platform="vk_ads")
+    vk = platform_pb2.PLATFORM_VK_ADS
+    async with (
+        watching.watch(asked(client_id, project_ids=[str(project)])) as of_project,
+        watching.watch(asked(client_id, platforms=[vk])) as of_platform,
+        watching.watch(asked(client_id, project_ids=[str(project)], platforms=[vk])) as of_both,
+        watching.watch(asked(client_id, campaign_ids=[str(third.id)], project_ids=[str(project)])) as of_none,
+    ):
+        assert shown((await of_project.next("snapshot")).snapshot.campaigns) == {str(first.id): 0, str(second.id): 0}
+        assert shown((await of_platform.next("snapshot")).snapshot.campaigns) == {str(first.id): 0, str(third.id): 0}
+        assert shown((await of_both.next("snapshot")).snapshot.campaigns) == {str(first.id): 0}
+        assert shown((await of_none.next("snapshot")).snapshot.campaigns) == {}
+        await stores.events(third, NOON, count=2)
+        await watching.work()
+        assert shown((await of_platform.next("update")).update.campaigns) == {str(third.id): 2}
+        # One that joins later is seen by those whose choice it passes, and by no one else.
+        later = await stores.campaign(client_id, project, platform="other")
+        assert (await of_project.next("reset")).reset.reason == CAMPAIGNS_CHANGED
+        everything = (await of_project.next("snapshot")).snapshot.campaigns
+        assert shown(everything) == {str(each.id): 0 for each in (first, second, later)}
+        await stores.events(first, NOON, count=1)
+        await watching.work()
+        assert shown((await of_both.next("update")).update.campaigns) == {str(first.id): 1}
+        assert shown((await of_platform.next("update")).update.campaigns) == {str(first.id): 1}
+        assert of_none.messages.empty() or (await of_none.next("checkpoint", "heartbeat"))
+
+
+async def test_projects_are_checked_and_bind_tokens(stores: Stores, watching: Watching) -> None:
+    client_id = await stores.client()
+    project = await stores.project(client_id)
+    foreign = await stores.project(await stores.client())
+    for scope in (EVERYTHING, Scope(client_ids=(client_id,))):
+        for wrong in (foreign, uuid4()):
+            async with watching.watch(asked(client_id, project_ids=[str(project), str(wrong)]), scope) as stream:
+                assert isinstance(await stream.ends(), NotFound)
+    async with watching.watch(asked(client_id, project_ids=[str(project)])) as stream:
+        token = (await stream.next("snapshot")).resume_token
+    for fields in ({}, {"project_ids": [str(project)], "platforms": [platform_pb2.PLATFORM_OTHER]}):
+        async with watching.watch(asked(client_id, resume_token=token, **fields)) as stream:
+            assert isinstance(await stream.ends(), InvalidRequest)
+    async with watching.watch(asked(client_id, resume_token=token, project_ids=[str(project).upper()])) as stream:
+        await stream.next("snapshot")

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ import redis.asyncio
 
 from server.settings import MetricsSettings, WatchSettings
 from server.statistics.aggregator import Aggregator
-from server.statistics.feeds import Span
+from server.statistics.feeds import Choice, Span
 from server.statistics.hub import WatchHub
 from storage.clickhouse import metrics, rebuild
 from storage.errors import StoreUnavailable
@@ -114,13 +113,11 @@ async def test_watches_outlive_clickhouse(stores: Stores, signals: Signals, monk
     hub = WatchHub(stores.database, stores.clickhouse, signals, WatchSettings(tick=0.05, poll=0.2))
     task = asyncio.create_task(hub.run())
     try:
-        with hub.subscribe(EVERYTHING, client_id, Span(days=1), None) as mailbox:
+        with hub.subscribe(EVERYTHING, client_id, Span(days=1), Choice(), asyncio.Event()) as mailbox:
             await failed.wait()
             assert not mailbox.feed.ready
             monkeypatch.setattr(metrics, "live_totals", live_totals)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(15):
-                    await mailbox.wake.wait()
+            assert await mailbox.wait(asyncio.get_running_loop().time() + 15)
             assert mailbox.feed.ready
             assert len(mailbox.take_snapshot()) == 1
     finally:

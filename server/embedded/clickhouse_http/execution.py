@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from server.embedded.clickhouse_http.arrow import ArrowJoiner
 from server.embedded.clickhouse_http.failures import Failure
 from server.embedded.clickhouse_http.payload import Payload
 from server.embedded.clickhouse_http.pool import Connection, Lease, Pool
@@ -25,9 +26,11 @@ STREAMABLE = frozenset(
         "CSV",
         "JSONEachRow",
         "JSONCompactEachRow",
+        "ArrowStream",
     ]
 )
-"""Output formats whose chunks may be sent one after another: no header, footer or framing around the whole."""
+"""Output formats whose chunks may be sent one after another: no header, footer or framing around the whole, or, with
+ArrowStream, one that `ArrowJoiner` knows how to take off."""
 
 _FIRST_CHUNKS = 2
 _LONGEST_KILL_DELAY_SECONDS = 0.5
@@ -61,6 +64,7 @@ class Execution:
         self._lease = lease
         self._statement = statement
         self._stream: Any = None
+        self._arrow = ArrowJoiner() if statement.format == "ArrowStream" else None
         self._began = time.perf_counter()
         self._totals = [0, 0, 0, 0, 0]
         self.mark = f"/*{uuid.uuid4().hex}*/"
@@ -84,6 +88,9 @@ class Execution:
             sql = self.mark.encode() + statement.sql
             self._stream = connection.chdb.send_query(sql, statement.format, params=statement.parameters)
             out = b"".join(self.fetch() for _ in range(_FIRST_CHUNKS))
+            if self._arrow is not None and not self._arrow.begun:
+                # A stream without rows gives no chunk at all; its schema comes from running it as a whole.
+                out = self._query(connection, sql)
         else:
             out = self._query(connection, self.mark.encode() + statement.sql)
         self._lease.reusable = reusable
@@ -116,9 +123,10 @@ class Execution:
             raise
         if chunk is None:
             self._stream = None
-            return b""
+            return self._arrow.end() if self._arrow is not None else b""
         self._count(chunk)
-        return bytes(chunk.bytes())
+        data = bytes(chunk.bytes())
+        return data if self._arrow is None else self._arrow.join(data)
 
     def _count(self, result: Any) -> None:
         written = (result.rows_written(), result.bytes_written())

@@ -15,11 +15,12 @@ from server.embedded import Connections, EmbeddedEngines
 from server.rpc.call import Call, Principal, StreamCall
 from server.settings import IngestSettings
 from server.statistics.append import IngestRpcs
-from server.statistics.ingest import Ingestor, RawFloor
+from server.statistics.ingest import Ingestor, RawFloor, SaltBook
 from server.statistics.relay import CampaignDirectory, CampaignRelay
 from server.statistics.wire import AppendRequest, append_request_deserializer, ingest_request_deserializer
 from storage.clickhouse.connect import ClickHouse
-from storage.postgres import campaigns, clients, projects, users
+from storage.clickhouse.pseudonyms import Salt
+from storage.postgres import campaigns, clients, projects, user_id_salts, users
 from storage.postgres.database import Database
 from storage.scope import EVERYTHING, Scope
 
@@ -58,7 +59,7 @@ class IngestWorld:
     def rpcs(self, **limits: Any) -> IngestRpcs:
         """The RPCs, with other limits than the usual ones if given."""
         settings = self.settings.model_copy(update=limits)
-        ingestor = Ingestor(self.clickhouse, self.directory, RawFloor(self.database), settings)
+        ingestor = Ingestor(self.clickhouse, self.directory, RawFloor(self.database), SaltBook(self.database), settings)
         return IngestRpcs(self.database, ingestor, settings)
 
     async def tenant(self, campaign_count: int = 1) -> Tenant:
@@ -99,6 +100,10 @@ class IngestWorld:
             f"SELECT count() FROM {table} FINAL WHERE client_id = {{client:UUID}}", {"client": tenant.client_id}
         )
         return int(rows[0][0])
+
+    async def salt(self, tenant: Tenant) -> Salt:
+        """The secret of a tenant's pseudonyms."""
+        return Salt.of(await user_id_salts.get_internal(self.database, tenant.client_id))
 
     async def kill_clickhouse(self) -> None:
         """Kills the ClickHouse process and waits until another one runs."""

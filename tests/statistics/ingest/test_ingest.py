@@ -16,6 +16,7 @@ from server.rpc.errors import DomainError, InvalidRequest, NotFound, Unavailable
 from server.statistics import append
 from server.statistics.ingest import RawFloor
 from server.statistics.wire import ingest_request_deserializer
+from storage.clickhouse.pseudonyms import pseudonym
 from storage.scope import EVERYTHING, Scope
 from tests.statistics.ingest.support import IngestWorld, Tenant, event, principal
 
@@ -42,13 +43,14 @@ async def test_every_column_is_exact(ingest_world: IngestWorld) -> None:
         {"client": tenant.client_id},
     )
     stored = {row[0]: row[1:] for row in rows}
+    alias = pseudonym(await ingest_world.salt(tenant), "u")
     common = (tenant.campaign_ids[0], tenant.project_id, "vk_ads")
     micros = int(moment) * 1_000_000
     expected = [
         ("impression", micros + 123_456, "", Decimal("0.0037"), Decimal(0), Decimal(0), "RUB", {"región": "мск"}),
         ("click", micros, None, Decimal(10**9), Decimal(0), Decimal(0), "RUB", {}),
         ("conversion", micros, None, Decimal(0), Decimal("0.000001"), Decimal(1), "RUB", {}),
-        ("conversion", micros, "u", Decimal(0), Decimal(0), Decimal("0.4"), "RUB", {}),
+        ("conversion", micros, alias, Decimal(0), Decimal(0), Decimal("0.4"), "RUB", {}),
         ("conversion", micros, None, Decimal(0), Decimal(0), Decimal(0), "RUB", {}),
     ]
     for made, wanted in zip(sent, expected, strict=True):

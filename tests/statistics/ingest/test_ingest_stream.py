@@ -3,7 +3,7 @@
 import asyncio
 import time
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -224,7 +224,7 @@ class _Gate:
 async def test_reading_pauses_while_batches_wait(ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant = await ingest_world.tenant()
     gate = _Gate(monkeypatch)
-    producer = Producer(ingest_world.rpcs(stream_batches=3), tenant.client_id, "s")
+    producer = Producer(ingest_world.rpcs(stream_batches=3, small_events=0), tenant.client_id, "s")
     for number in range(10):
         producer.send(number, _events(tenant, 1))
     await asyncio.sleep(0.3)
@@ -305,7 +305,7 @@ async def test_postgresql_away_is_unavailable_and_nothing_is_acknowledged(
     producer.send(0)
     await producer.reply()
 
-    async def advance(*args: Any) -> bool:
+    async def advance(*args: Any) -> set[tuple[UUID, str]]:
         raise StoreUnavailable("postgresql")
 
     with monkeypatch.context() as patch:
@@ -325,7 +325,7 @@ async def test_an_advance_whose_answer_was_lost_is_recognised(
     tenant = await ingest_world.tenant()
     real = streams.advance
 
-    async def advance(*args: Any) -> bool:
+    async def advance(*args: Any) -> set[tuple[UUID, str]]:
         await real(*args)
         return await real(*args)
 
@@ -340,10 +340,11 @@ async def test_one_statement_moves_the_offset_for_several_batches(
     ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tenant = await ingest_world.tenant()
-    real, moves = streams.advance, []
+    real = streams.advance
+    moves: list[int] = []
 
-    async def advance(*args: Any) -> bool:
-        moves.append(args[-1])
+    async def advance(*args: Any) -> set[tuple[UUID, str]]:
+        moves.extend(move.to_offset for move in args[1])
         await asyncio.sleep(0.3)
         return await real(*args)
 

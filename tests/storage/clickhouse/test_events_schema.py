@@ -7,6 +7,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from mrm.statistics.v1 import event_pb2
 from storage.clickhouse import events
+from storage.clickhouse.pseudonyms import Salt
 
 _FIELD = re.compile(r"^  (optional )?(map<string, string>|\w+) (\w+) = (\d+);$", re.MULTILINE)
 _TYPES = {
@@ -70,13 +71,25 @@ def test_all_columns_of_the_input_are_fields_of_the_schema() -> None:
 def test_the_body_is_the_statement_and_behind_it_length_and_batch() -> None:
     batch = b"\x0a\x00" * 100
     client_id = UUID("0190c8f0-0000-7000-8000-000000000001")
-    body = events.insert_body("mrm", client_id, batch, events.Bounds(1, 2), 30.0)
+    body = events.insert_body("mrm", client_id, batch, events.Bounds(1, 2), Salt(1, 2), 30.0)
     head, _, data = body.partition(b"FORMAT ProtobufList\n")
     assert data == b"\xc8\x01" + batch
     assert str(client_id).encode() in head
     assert b"BETWEEN 1 AND 2 " in head
     for setting in (b"async_insert = 0", b"insert_deduplicate = 0", b"materialized_views_ignore_errors = 0"):
         assert setting in head
+
+
+def test_groups_are_batches_with_their_scope_last() -> None:
+    clients = [UUID(int=number) for number in (1, 2)]
+    groups = [events.Group(client_id, b"\x0a\x00" * 2, Salt(1, 2)) for client_id in clients]
+    body = events.group_body("mrm", groups, events.Bounds(1, 2), 30.0)
+    head, _, data = body.partition(b"FORMAT ProtobufList\n")
+    assert data == b"\x10" + b"".join(b"\x0a\x06" + b"\x0a\x00" * 2 + b"\x10" + scope for scope in (b"\x01", b"\x02"))
+    assert f"arrayElement([toUUID('{clients[0]}'), toUUID('{clients[1]}')], scope)".encode() in head
+    assert b"scope NOT BETWEEN 1 AND 2" in head
+    # Nothing that only the statement for one batch has.
+    assert head.replace(b"input('events", b"").count(b"input(") == 0
 
 
 def test_lengths_are_varints() -> None:

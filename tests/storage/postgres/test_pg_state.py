@@ -139,12 +139,12 @@ class TestStreams:
         scope, client = Scope(everything=True), world.advertiser.id
         first = await streams.open_stream(db, scope, client, "s", new_id())
         assert first == streams.Opened(next_offset=0, writer_epoch=1)
-        assert await streams.advance(db, client, "s", 1, 0, 500)
-        assert not await streams.advance(db, client, "s", 1, 0, 500)
+        assert await streams.advance(db, [streams.Move(client, "s", 1, 0, 500)]) == {(client, "s")}
+        assert not await streams.advance(db, [streams.Move(client, "s", 1, 0, 500)])
         writer = new_id()
         assert await streams.open_stream(db, scope, client, "s", writer) == streams.Opened(500, 2)
-        assert not await streams.advance(db, client, "s", 1, 500, 600)
-        assert await streams.advance(db, client, "s", 2, 500, 600)
+        assert not await streams.advance(db, [streams.Move(client, "s", 1, 500, 600)])
+        assert await streams.advance(db, [streams.Move(client, "s", 2, 500, 600)])
         stream = await streams.get(db, scope, client, "s")
         assert stream is not None
         assert (stream.next_offset, stream.writer, stream.writer_epoch) == (600, writer, 2)

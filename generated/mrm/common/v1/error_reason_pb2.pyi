@@ -80,6 +80,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED. The session or key behind an open stream has ended."""
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 27
     """RESOURCE_EXHAUSTED. A watcher took nothing for too long; watch again with the last `resume_token`."""
+    ERROR_REASON_EXPORT_OUTDATED: _ErrorReason.ValueType  # 28
+    """ABORTED. Figures of an interrupted export were restated since it began; begin anew."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -144,4 +146,6 @@ ERROR_REASON_CREDENTIALS_ENDED: ErrorReason.ValueType  # 26
 """UNAUTHENTICATED. The session or key behind an open stream has ended."""
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 27
 """RESOURCE_EXHAUSTED. A watcher took nothing for too long; watch again with the last `resume_token`."""
+ERROR_REASON_EXPORT_OUTDATED: ErrorReason.ValueType  # 28
+"""ABORTED. Figures of an interrupted export were restated since it began; begin anew."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

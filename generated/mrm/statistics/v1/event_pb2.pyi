@@ -116,7 +116,9 @@ class Event(_message.Message):
     event_type: Global___EventType.ValueType
     """What happened."""
     user_id: _builtins.str
-    """Pseudonymous id of the viewer, if known. Never send names, addresses or other personal data."""
+    """Pseudonymous id of the viewer, if known. Never send names, addresses or other personal data. It is stored only as a
+    hash under a secret of the client.
+    """
     cost_micros: _builtins.int
     """Cost of the event in millionths of the campaign's currency, zero or more."""
     revenue_micros: _builtins.int

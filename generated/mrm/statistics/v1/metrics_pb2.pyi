@@ -7,6 +7,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from mrm.common.v1 import platform_pb2 as _platform_pb2
+from mrm.statistics.v1 import event_pb2 as _event_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -133,6 +134,11 @@ class MetricsRow(_message.Message):
     PLATFORM_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     DATA_PRESENT_FIELD_NUMBER: _builtins.int
+    MEDIA_PLAN_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    PREVIOUS_METRICS_FIELD_NUMBER: _builtins.int
     start_date: _builtins.str
     """First day of the bucket in the time zone of the reply, ISO 8601; empty for hours."""
     client_id: _builtins.str
@@ -145,6 +151,14 @@ class MetricsRow(_message.Message):
     """Platform of the row, if asked for."""
     data_present: _builtins.bool
     """Whether anything was measured in the bucket: tells a measured zero from nothing yet."""
+    media_plan_id: _builtins.str
+    """Media plan lineage of the row, if asked for."""
+    channel_id: _builtins.str
+    """Channel of the media plan of the row, if asked for."""
+    event_type: _event_pb2.EventType.ValueType
+    """Kind of event of the row, if asked for."""
+    other: _builtins.bool
+    """Whether the row adds up everything outside the top; its dimension values are empty."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """First instant of the bucket."""
@@ -156,6 +170,10 @@ class MetricsRow(_message.Message):
     @_builtins.property
     def metrics(self) -> Global___Metrics:
         """The figures. A row holds one currency; campaigns of several currencies give several rows."""
+
+    @_builtins.property
+    def previous_metrics(self) -> Global___Metrics:
+        """Figures of the same bucket one period earlier, if asked for."""
 
     def __init__(
         self,
@@ -169,10 +187,15 @@ class MetricsRow(_message.Message):
         platform: _platform_pb2.Platform.ValueType = ...,
         metrics: Global___Metrics | None = ...,
         data_present: _builtins.bool = ...,
+        media_plan_id: _builtins.str = ...,
+        channel_id: _builtins.str = ...,
+        event_type: _event_pb2.EventType.ValueType = ...,
+        other: _builtins.bool = ...,
+        previous_metrics: Global___Metrics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "metrics", b"metrics", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "metrics", b"metrics", "previous_metrics", b"previous_metrics", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "client_id", b"client_id", "data_present", b"data_present", "end_time", b"end_time", "metrics", b"metrics", "platform", b"platform", "project_id", b"project_id", "start_date", b"start_date", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "channel_id", b"channel_id", "client_id", b"client_id", "data_present", b"data_present", "end_time", b"end_time", "event_type", b"event_type", "media_plan_id", b"media_plan_id", "metrics", b"metrics", "other", b"other", "platform", b"platform", "previous_metrics", b"previous_metrics", "project_id", b"project_id", "start_date", b"start_date", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

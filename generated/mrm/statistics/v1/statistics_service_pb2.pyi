@@ -15,6 +15,7 @@ from mrm.common.v1 import platform_pb2 as _platform_pb2
 from mrm.common.v1 import time_pb2 as _time_pb2
 from mrm.statistics.v1 import event_pb2 as _event_pb2
 from mrm.statistics.v1 import metrics_pb2 as _metrics_pb2
+from mrm.statistics.v1 import snapshot_pb2 as _snapshot_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -25,6 +26,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _QuarantineReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuarantineReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuarantineReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUARANTINE_REASON_UNSPECIFIED: _QuarantineReason.ValueType  # 0
+    """Not set."""
+    QUARANTINE_REASON_TOO_OLD: _QuarantineReason.ValueType  # 1
+    """Older than the server keeps raw events, or than its settings allow."""
+    QUARANTINE_REASON_IN_FUTURE: _QuarantineReason.ValueType  # 2
+    """Too far in the future."""
+
+class QuarantineReason(_QuarantineReason, metaclass=_QuarantineReasonEnumTypeWrapper):
+    """QuarantineReason is why an event was put aside."""
+
+QUARANTINE_REASON_UNSPECIFIED: QuarantineReason.ValueType  # 0
+"""Not set."""
+QUARANTINE_REASON_TOO_OLD: QuarantineReason.ValueType  # 1
+"""Older than the server keeps raw events, or than its settings allow."""
+QUARANTINE_REASON_IN_FUTURE: QuarantineReason.ValueType  # 2
+"""Too far in the future."""
+Global___QuarantineReason: _TypeAlias = QuarantineReason  # noqa: Y015
 
 class _Dimension:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -42,6 +67,12 @@ class _DimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dimension.V
     """By campaign."""
     DIMENSION_PLATFORM: _Dimension.ValueType  # 4
     """By platform."""
+    DIMENSION_MEDIA_PLAN: _Dimension.ValueType  # 5
+    """By media plan, through all its versions; empty for campaigns without one."""
+    DIMENSION_CHANNEL: _Dimension.ValueType  # 6
+    """By channel of a media plan; empty for campaigns without one."""
+    DIMENSION_EVENT_TYPE: _Dimension.ValueType  # 7
+    """By kind of event. Counts own events only, and cannot be combined with the media plan or channel."""
 
 class Dimension(_Dimension, metaclass=_DimensionEnumTypeWrapper):
     """Dimension is what figures can be broken down by."""
@@ -56,7 +87,73 @@ DIMENSION_CAMPAIGN: Dimension.ValueType  # 3
 """By campaign."""
 DIMENSION_PLATFORM: Dimension.ValueType  # 4
 """By platform."""
+DIMENSION_MEDIA_PLAN: Dimension.ValueType  # 5
+"""By media plan, through all its versions; empty for campaigns without one."""
+DIMENSION_CHANNEL: Dimension.ValueType  # 6
+"""By channel of a media plan; empty for campaigns without one."""
+DIMENSION_EVENT_TYPE: Dimension.ValueType  # 7
+"""By kind of event. Counts own events only, and cannot be combined with the media plan or channel."""
 Global___Dimension: _TypeAlias = Dimension  # noqa: Y015
+
+class _Metric:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    METRIC_UNSPECIFIED: _Metric.ValueType  # 0
+    """Not set."""
+    METRIC_IMPRESSIONS: _Metric.ValueType  # 1
+    """Impressions."""
+    METRIC_CLICKS: _Metric.ValueType  # 2
+    """Clicks."""
+    METRIC_CONVERSIONS: _Metric.ValueType  # 3
+    """Conversions."""
+    METRIC_COST: _Metric.ValueType  # 4
+    """Cost."""
+    METRIC_REVENUE: _Metric.ValueType  # 5
+    """Revenue."""
+
+class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
+    """Metric is a figure that rows can be ranked by."""
+
+METRIC_UNSPECIFIED: Metric.ValueType  # 0
+"""Not set."""
+METRIC_IMPRESSIONS: Metric.ValueType  # 1
+"""Impressions."""
+METRIC_CLICKS: Metric.ValueType  # 2
+"""Clicks."""
+METRIC_CONVERSIONS: Metric.ValueType  # 3
+"""Conversions."""
+METRIC_COST: Metric.ValueType  # 4
+"""Cost."""
+METRIC_REVENUE: Metric.ValueType  # 5
+"""Revenue."""
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+class _ExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
+    """Same as EXPORT_FORMAT_ARROW."""
+    EXPORT_FORMAT_ARROW: _ExportFormat.ValueType  # 1
+    """Arrow IPC streams, each message a whole one with schema and record batch."""
+    EXPORT_FORMAT_ROWS: _ExportFormat.ValueType  # 2
+    """MetricsRow messages."""
+
+class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
+    """ExportFormat is the form of exported data."""
+
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
+"""Same as EXPORT_FORMAT_ARROW."""
+EXPORT_FORMAT_ARROW: ExportFormat.ValueType  # 1
+"""Arrow IPC streams, each message a whole one with schema and record batch."""
+EXPORT_FORMAT_ROWS: ExportFormat.ValueType  # 2
+"""MetricsRow messages."""
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
 class _WatchWindow:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -230,6 +327,210 @@ class IngestEventsResponse(_message.Message):
 Global___IngestEventsResponse: _TypeAlias = IngestEventsResponse  # noqa: Y015
 
 @_typing.final
+class AppendMetricsRequest(_message.Message):
+    """AppendMetricsRequest is a reading of one source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    VAT_INCLUDED_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_MODEL_FIELD_NUMBER: _builtins.int
+    GOAL_IDS_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client the campaigns belong to."""
+    source: _snapshot_pb2.MetricsSource.ValueType
+    """Where the figures come from."""
+    version: _builtins.int
+    """Order of readings: of two for the same source, campaign and time the larger wins. The time of the reading in
+    milliseconds since 1970 is a good choice.
+    """
+    vat_included: _builtins.bool
+    """Whether amounts include value added tax; kept with the figures."""
+    attribution_model: _snapshot_pb2.AttributionModel.ValueType
+    """How conversions were given to campaigns; kept with the figures."""
+    @_builtins.property
+    def goal_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Goals that count as conversions, as the source names them; kept with the figures."""
+
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[_snapshot_pb2.MetricsSnapshot]:
+        """The snapshots."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        source: _snapshot_pb2.MetricsSource.ValueType = ...,
+        version: _builtins.int = ...,
+        vat_included: _builtins.bool = ...,
+        attribution_model: _snapshot_pb2.AttributionModel.ValueType = ...,
+        goal_ids: _abc.Iterable[_builtins.str] | None = ...,
+        snapshots: _abc.Iterable[_snapshot_pb2.MetricsSnapshot] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_model", b"attribution_model", "client_id", b"client_id", "goal_ids", b"goal_ids", "snapshots", b"snapshots", "source", b"source", "vat_included", b"vat_included", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendMetricsRequest: _TypeAlias = AppendMetricsRequest  # noqa: Y015
+
+@_typing.final
+class AppendMetricsResponse(_message.Message):
+    """AppendMetricsResponse tells what became of the snapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_COUNT_FIELD_NUMBER: _builtins.int
+    STALE_COUNT_FIELD_NUMBER: _builtins.int
+    stored_count: _builtins.int
+    """Snapshots that count now."""
+    stale_count: _builtins.int
+    """Snapshots that were ignored because a later reading is there."""
+    def __init__(
+        self,
+        *,
+        stored_count: _builtins.int = ...,
+        stale_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stale_count", b"stale_count", "stored_count", b"stored_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendMetricsResponse: _TypeAlias = AppendMetricsResponse  # noqa: Y015
+
+@_typing.final
+class QuarantinedEvent(_message.Message):
+    """QuarantinedEvent is an event whose time was out of bounds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    QUARANTINE_TIME_FIELD_NUMBER: _builtins.int
+    reason: Global___QuarantineReason.ValueType
+    """Why it was put aside."""
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """The event as it was sent, but for its `user_id`, which is stored as a pseudonym."""
+
+    @_builtins.property
+    def quarantine_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last put aside."""
+
+    def __init__(
+        self,
+        *,
+        event: _event_pb2.Event | None = ...,
+        reason: Global___QuarantineReason.ValueType = ...,
+        quarantine_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "quarantine_time", b"quarantine_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "quarantine_time", b"quarantine_time", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedEvent: _TypeAlias = QuarantinedEvent  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedEventsRequest(_message.Message):
+    """ListQuarantinedEventsRequest asks for a page of a client's quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    page_size: _builtins.int
+    """Events per page: 50 if 0, at most 500."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filter; empty for the first."""
+    campaign_id: _builtins.str
+    """Only events of this campaign."""
+    reason: Global___QuarantineReason.ValueType
+    """Only events put aside for this reason; all if unset."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        campaign_id: _builtins.str = ...,
+        reason: Global___QuarantineReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "client_id", b"client_id", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedEventsRequest: _TypeAlias = ListQuarantinedEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedEventsResponse(_message.Message):
+    """ListQuarantinedEventsResponse is a page of a client's quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedEvent]:
+        """The events."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___QuarantinedEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedEventsResponse: _TypeAlias = ListQuarantinedEventsResponse  # noqa: Y015
+
+@_typing.final
+class Top(_message.Message):
+    """Top keeps the combinations of dimension values that are largest over the whole period, and adds up the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many to keep in each currency."""
+    metric: Global___Metric.ValueType
+    """By what they are ranked."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        metric: Global___Metric.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "metric", b"metric"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Top: _TypeAlias = Top  # noqa: Y015
+
+@_typing.final
 class StatisticsFilter(_message.Message):
     """StatisticsFilter selects what is measured; conditions on several fields must all hold. Ids outside the caller's scope
     answer NOT_FOUND.
@@ -285,12 +586,21 @@ class QueryStatisticsRequest(_message.Message):
     DIMENSIONS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    COMPARE_PREVIOUS_FIELD_NUMBER: _builtins.int
+    INCLUDE_TOTALS_FIELD_NUMBER: _builtins.int
     granularity: _time_pb2.Granularity.ValueType
     """Width of the buckets."""
     time_zone: _builtins.str
     """IANA name of the time zone whose days, weeks and months count. The client's own if empty and the filter names exactly
     one client, else "UTC".
     """
+    compare_previous: _builtins.bool
+    """Also gives the figures of the same buckets one period earlier, as `previous_metrics`. The earlier period has the same
+    number of days (or hours) and ends where this one begins.
+    """
+    include_totals: _builtins.bool
+    """Also gives the sum over all buckets and dimension values, as `totals`."""
     @_builtins.property
     def dates(self) -> _time_pb2.DateRange:
         """Calendar days of `time_zone`."""
@@ -307,6 +617,10 @@ class QueryStatisticsRequest(_message.Message):
     def filter(self) -> Global___StatisticsFilter:
         """What to measure."""
 
+    @_builtins.property
+    def top(self) -> Global___Top:
+        """Keeps the largest combinations of dimension values only; the rest is one row a bucket with `other` set."""
+
     def __init__(
         self,
         *,
@@ -316,10 +630,13 @@ class QueryStatisticsRequest(_message.Message):
         dimensions: _abc.Iterable[Global___Dimension.ValueType] | None = ...,
         filter: Global___StatisticsFilter | None = ...,
         time_zone: _builtins.str = ...,
+        top: Global___Top | None = ...,
+        compare_previous: _builtins.bool = ...,
+        include_totals: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "filter", b"filter", "period", b"period", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "filter", b"filter", "period", b"period", "times", b"times", "top", b"top"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "dimensions", b"dimensions", "filter", b"filter", "granularity", b"granularity", "period", b"period", "time_zone", b"time_zone", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_previous", b"compare_previous", "dates", b"dates", "dimensions", b"dimensions", "filter", b"filter", "granularity", b"granularity", "include_totals", b"include_totals", "period", b"period", "time_zone", b"time_zone", "times", b"times", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_period: _TypeAlias = _typing.Literal["dates", "times"]  # noqa: Y015
     _WhichOneofArgType_period: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
@@ -336,6 +653,7 @@ class QueryStatisticsResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     WATERMARK_TIME_FIELD_NUMBER: _builtins.int
+    TOTALS_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
     """Time zone of the buckets."""
     @_builtins.property
@@ -346,20 +664,157 @@ class QueryStatisticsResponse(_message.Message):
     def watermark_time(self) -> _timestamp_pb2.Timestamp:
         """Everything acknowledged before this instant is in the figures."""
 
+    @_builtins.property
+    def totals(self) -> _containers.RepeatedCompositeFieldContainer[_metrics_pb2.MetricsRow]:
+        """Sums over all rows, one for each currency, if asked for. Its buckets span the period."""
+
     def __init__(
         self,
         *,
         rows: _abc.Iterable[_metrics_pb2.MetricsRow] | None = ...,
         time_zone: _builtins.str = ...,
         watermark_time: _timestamp_pb2.Timestamp | None = ...,
+        totals: _abc.Iterable[_metrics_pb2.MetricsRow] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["watermark_time", b"watermark_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "time_zone", b"time_zone", "watermark_time", b"watermark_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "time_zone", b"time_zone", "totals", b"totals", "watermark_time", b"watermark_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryStatisticsResponse: _TypeAlias = QueryStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class ExportStatisticsRequest(_message.Message):
+    """ExportStatisticsRequest says what to export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATES_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    GRANULARITY_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    granularity: _time_pb2.Granularity.ValueType
+    """Width of the buckets: hours or days."""
+    time_zone: _builtins.str
+    """IANA name of the time zone whose days count, as in QueryStatistics."""
+    format: Global___ExportFormat.ValueType
+    """Form of the data; Arrow if unset."""
+    resume_token: _builtins.str
+    """`resume_token` of the last message received, to go on after a disconnect; empty to begin."""
+    @_builtins.property
+    def dates(self) -> _time_pb2.DateRange:
+        """Calendar days of `time_zone`."""
+
+    @_builtins.property
+    def times(self) -> _time_pb2.TimeRange:
+        """Instants; both ends must be full hours."""
+
+    @_builtins.property
+    def filter(self) -> Global___StatisticsFilter:
+        """What to export; one row for each campaign and bucket that has data."""
+
+    def __init__(
+        self,
+        *,
+        dates: _time_pb2.DateRange | None = ...,
+        times: _time_pb2.TimeRange | None = ...,
+        granularity: _time_pb2.Granularity.ValueType = ...,
+        filter: Global___StatisticsFilter | None = ...,
+        time_zone: _builtins.str = ...,
+        format: Global___ExportFormat.ValueType = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "filter", b"filter", "period", b"period", "times", b"times"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "filter", b"filter", "format", b"format", "granularity", b"granularity", "period", b"period", "resume_token", b"resume_token", "time_zone", b"time_zone", "times", b"times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_period: _TypeAlias = _typing.Literal["dates", "times"]  # noqa: Y015
+    _WhichOneofArgType_period: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_period) -> _WhichOneofReturnType_period | None: ...
+
+Global___ExportStatisticsRequest: _TypeAlias = ExportStatisticsRequest  # noqa: Y015
+
+@_typing.final
+class ExportStatisticsResponse(_message.Message):
+    """ExportStatisticsResponse is one part of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    ARROW_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    WATERMARK_TIME_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Position of the part's first row, from 0."""
+    row_count: _builtins.int
+    """Rows of the part."""
+    arrow: _builtins.bytes
+    """An Arrow IPC stream with columns bucket_start (timestamp, UTC), client_id, project_id, campaign_id, platform,
+    currency_code (strings), impressions, clicks (uint64), conversions, cost, revenue (decimal128, scale 6).
+    """
+    resume_token: _builtins.str
+    """Token to resume from after this part."""
+    complete: _builtins.bool
+    """Whether this is the last part."""
+    @_builtins.property
+    def rows(self) -> Global___ExportRows:
+        """Rows."""
+
+    @_builtins.property
+    def watermark_time(self) -> _timestamp_pb2.Timestamp:
+        """The export is as of this instant."""
+
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        row_count: _builtins.int = ...,
+        arrow: _builtins.bytes = ...,
+        rows: Global___ExportRows | None = ...,
+        resume_token: _builtins.str = ...,
+        watermark_time: _timestamp_pb2.Timestamp | None = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arrow", b"arrow", "data", b"data", "rows", b"rows", "watermark_time", b"watermark_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow", b"arrow", "complete", b"complete", "data", b"data", "offset", b"offset", "resume_token", b"resume_token", "row_count", b"row_count", "rows", b"rows", "watermark_time", b"watermark_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_data: _TypeAlias = _typing.Literal["arrow", "rows"]  # noqa: Y015
+    _WhichOneofArgType_data: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_data) -> _WhichOneofReturnType_data | None: ...
+
+Global___ExportStatisticsResponse: _TypeAlias = ExportStatisticsResponse  # noqa: Y015
+
+@_typing.final
+class ExportRows(_message.Message):
+    """ExportRows is a part of an export as messages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[_metrics_pb2.MetricsRow]:
+        """The rows, ratios included."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[_metrics_pb2.MetricsRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportRows: _TypeAlias = ExportRows  # noqa: Y015
 
 @_typing.final
 class WatchMetricsRequest(_message.Message):
@@ -373,6 +828,8 @@ class WatchMetricsRequest(_message.Message):
     TIMES_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    PROJECT_IDS_FIELD_NUMBER: _builtins.int
+    PLATFORMS_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client whose campaigns are watched."""
     window: Global___WatchWindow.ValueType
@@ -391,6 +848,14 @@ class WatchMetricsRequest(_message.Message):
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """Longest silence before a heartbeat, 1 to 60 seconds; 10 if absent."""
 
+    @_builtins.property
+    def project_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only campaigns of these projects, also later ones; all if empty."""
+
+    @_builtins.property
+    def platforms(self) -> _containers.RepeatedScalarFieldContainer[_platform_pb2.Platform.ValueType]:
+        """Only campaigns on these platforms; all if empty."""
+
     def __init__(
         self,
         *,
@@ -400,10 +865,12 @@ class WatchMetricsRequest(_message.Message):
         times: _time_pb2.TimeRange | None = ...,
         resume_token: _builtins.str = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        project_ids: _abc.Iterable[_builtins.str] | None = ...,
+        platforms: _abc.Iterable[_platform_pb2.Platform.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "period", b"period", "times", b"times", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_ids", b"campaign_ids", "client_id", b"client_id", "heartbeat_interval", b"heartbeat_interval", "period", b"period", "resume_token", b"resume_token", "times", b"times", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_ids", b"campaign_ids", "client_id", b"client_id", "heartbeat_interval", b"heartbeat_interval", "period", b"period", "platforms", b"platforms", "project_ids", b"project_ids", "resume_token", b"resume_token", "times", b"times", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_period: _TypeAlias = _typing.Literal["window", "times"]  # noqa: Y015
     _WhichOneofArgType_period: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015

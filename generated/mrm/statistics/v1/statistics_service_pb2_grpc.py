@@ -45,6 +45,21 @@ class StatisticsServiceStub:
                 request_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.IngestEventsRequest.SerializeToString,
                 response_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.IngestEventsResponse.FromString,
                 _registered_method=True)
+        self.AppendMetrics = channel.unary_unary(
+                '/mrm.statistics.v1.StatisticsService/AppendMetrics',
+                request_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.AppendMetricsRequest.SerializeToString,
+                response_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.AppendMetricsResponse.FromString,
+                _registered_method=True)
+        self.ListQuarantinedEvents = channel.unary_unary(
+                '/mrm.statistics.v1.StatisticsService/ListQuarantinedEvents',
+                request_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ListQuarantinedEventsRequest.SerializeToString,
+                response_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ListQuarantinedEventsResponse.FromString,
+                _registered_method=True)
+        self.ExportStatistics = channel.unary_stream(
+                '/mrm.statistics.v1.StatisticsService/ExportStatistics',
+                request_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ExportStatisticsRequest.SerializeToString,
+                response_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ExportStatisticsResponse.FromString,
+                _registered_method=True)
         self.QueryStatistics = channel.unary_unary(
                 '/mrm.statistics.v1.StatisticsService/QueryStatistics',
                 request_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.QueryStatisticsRequest.SerializeToString,
@@ -79,6 +94,31 @@ class StatisticsServiceServicer:
 
     def IngestEvents(self, request, context):
         """IngestEvents stores one batch; the unary twin of AppendEvents, for grpcurl and small senders. Repeating it is safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendMetrics(self, request, context):
+        """AppendMetrics stores hourly or daily snapshots of a platform, an analytics system or an import. Every snapshot
+        replaces the one of the same source, campaign and time if its `version` is larger; an older or equal one is ignored,
+        so repeats and late replays are harmless. All snapshots of a request are stored or, if one is at fault, none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantinedEvents(self, request, context):
+        """ListQuarantinedEvents lists events that were put aside because their time was out of bounds, oldest quarantine first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportStatistics(self, request, context):
+        """ExportStatistics streams the hourly or daily figures themselves, for analysis elsewhere: Arrow record batches or rows,
+        at most 1 MiB a message, all as of one watermark. Resume with the last `resume_token` after a disconnect; if figures
+        of the range were restated since, the answer is ABORTED with EXPORT_OUTDATED and the export must begin anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +160,21 @@ def add_StatisticsServiceServicer_to_server(servicer, server):
                     servicer.IngestEvents,
                     request_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.IngestEventsRequest.FromString,
                     response_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.IngestEventsResponse.SerializeToString,
+            ),
+            'AppendMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendMetrics,
+                    request_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.AppendMetricsRequest.FromString,
+                    response_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.AppendMetricsResponse.SerializeToString,
+            ),
+            'ListQuarantinedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantinedEvents,
+                    request_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ListQuarantinedEventsRequest.FromString,
+                    response_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ListQuarantinedEventsResponse.SerializeToString,
+            ),
+            'ExportStatistics': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportStatistics,
+                    request_deserializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ExportStatisticsRequest.FromString,
+                    response_serializer=mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ExportStatisticsResponse.SerializeToString,
             ),
             'QueryStatistics': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryStatistics,
@@ -192,6 +247,87 @@ class StatisticsService:
             '/mrm.statistics.v1.StatisticsService/IngestEvents',
             mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.IngestEventsRequest.SerializeToString,
             mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.IngestEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.statistics.v1.StatisticsService/AppendMetrics',
+            mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.AppendMetricsRequest.SerializeToString,
+            mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.AppendMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantinedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.statistics.v1.StatisticsService/ListQuarantinedEvents',
+            mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ListQuarantinedEventsRequest.SerializeToString,
+            mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ListQuarantinedEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mrm.statistics.v1.StatisticsService/ExportStatistics',
+            mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ExportStatisticsRequest.SerializeToString,
+            mrm_dot_statistics_dot_v1_dot_statistics__service__pb2.ExportStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

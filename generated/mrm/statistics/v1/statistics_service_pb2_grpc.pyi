@@ -42,6 +42,18 @@ class StatisticsServiceStub:
     """
     IngestEvents: _grpc.UnaryUnaryMultiCallable[_statistics_service_pb2.IngestEventsRequest, _statistics_service_pb2.IngestEventsResponse]
     """IngestEvents stores one batch; the unary twin of AppendEvents, for grpcurl and small senders. Repeating it is safe."""
+    AppendMetrics: _grpc.UnaryUnaryMultiCallable[_statistics_service_pb2.AppendMetricsRequest, _statistics_service_pb2.AppendMetricsResponse]
+    """AppendMetrics stores hourly or daily snapshots of a platform, an analytics system or an import. Every snapshot
+    replaces the one of the same source, campaign and time if its `version` is larger; an older or equal one is ignored,
+    so repeats and late replays are harmless. All snapshots of a request are stored or, if one is at fault, none.
+    """
+    ListQuarantinedEvents: _grpc.UnaryUnaryMultiCallable[_statistics_service_pb2.ListQuarantinedEventsRequest, _statistics_service_pb2.ListQuarantinedEventsResponse]
+    """ListQuarantinedEvents lists events that were put aside because their time was out of bounds, oldest quarantine first."""
+    ExportStatistics: _grpc.UnaryStreamMultiCallable[_statistics_service_pb2.ExportStatisticsRequest, _statistics_service_pb2.ExportStatisticsResponse]
+    """ExportStatistics streams the hourly or daily figures themselves, for analysis elsewhere: Arrow record batches or rows,
+    at most 1 MiB a message, all as of one watermark. Resume with the last `resume_token` after a disconnect; if figures
+    of the range were restated since, the answer is ABORTED with EXPORT_OUTDATED and the export must begin anew.
+    """
     QueryStatistics: _grpc.UnaryUnaryMultiCallable[_statistics_service_pb2.QueryStatisticsRequest, _statistics_service_pb2.QueryStatisticsResponse]
     """QueryStatistics sums figures over time buckets and dimensions. Every bucket of the range appears, empty ones with
     `data_present` false. Rows are ordered by bucket, then by dimension values.
@@ -68,6 +80,18 @@ class StatisticsServiceAsyncStub(StatisticsServiceStub):
     """
     IngestEvents: _aio.UnaryUnaryMultiCallable[_statistics_service_pb2.IngestEventsRequest, _statistics_service_pb2.IngestEventsResponse]  # type: ignore[assignment]
     """IngestEvents stores one batch; the unary twin of AppendEvents, for grpcurl and small senders. Repeating it is safe."""
+    AppendMetrics: _aio.UnaryUnaryMultiCallable[_statistics_service_pb2.AppendMetricsRequest, _statistics_service_pb2.AppendMetricsResponse]  # type: ignore[assignment]
+    """AppendMetrics stores hourly or daily snapshots of a platform, an analytics system or an import. Every snapshot
+    replaces the one of the same source, campaign and time if its `version` is larger; an older or equal one is ignored,
+    so repeats and late replays are harmless. All snapshots of a request are stored or, if one is at fault, none.
+    """
+    ListQuarantinedEvents: _aio.UnaryUnaryMultiCallable[_statistics_service_pb2.ListQuarantinedEventsRequest, _statistics_service_pb2.ListQuarantinedEventsResponse]  # type: ignore[assignment]
+    """ListQuarantinedEvents lists events that were put aside because their time was out of bounds, oldest quarantine first."""
+    ExportStatistics: _aio.UnaryStreamMultiCallable[_statistics_service_pb2.ExportStatisticsRequest, _statistics_service_pb2.ExportStatisticsResponse]  # type: ignore[assignment]
+    """ExportStatistics streams the hourly or daily figures themselves, for analysis elsewhere: Arrow record batches or rows,
+    at most 1 MiB a message, all as of one watermark. Resume with the last `resume_token` after a disconnect; if figures
+    of the range were restated since, the answer is ABORTED with EXPORT_OUTDATED and the export must begin anew.
+    """
     QueryStatistics: _aio.UnaryUnaryMultiCallable[_statistics_service_pb2.QueryStatisticsRequest, _statistics_service_pb2.QueryStatisticsResponse]  # type: ignore[assignment]
     """QueryStatistics sums figures over time buckets and dimensions. Every bucket of the range appears, empty ones with
     `data_present` false. Rows are ordered by bucket, then by dimension values.
@@ -103,6 +127,36 @@ class StatisticsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_statistics_service_pb2.IngestEventsResponse, _abc.Awaitable[_statistics_service_pb2.IngestEventsResponse]]:
         """IngestEvents stores one batch; the unary twin of AppendEvents, for grpcurl and small senders. Repeating it is safe."""
+
+    @_abc_1.abstractmethod
+    def AppendMetrics(
+        self,
+        request: _statistics_service_pb2.AppendMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_statistics_service_pb2.AppendMetricsResponse, _abc.Awaitable[_statistics_service_pb2.AppendMetricsResponse]]:
+        """AppendMetrics stores hourly or daily snapshots of a platform, an analytics system or an import. Every snapshot
+        replaces the one of the same source, campaign and time if its `version` is larger; an older or equal one is ignored,
+        so repeats and late replays are harmless. All snapshots of a request are stored or, if one is at fault, none.
+        """
+
+    @_abc_1.abstractmethod
+    def ListQuarantinedEvents(
+        self,
+        request: _statistics_service_pb2.ListQuarantinedEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_statistics_service_pb2.ListQuarantinedEventsResponse, _abc.Awaitable[_statistics_service_pb2.ListQuarantinedEventsResponse]]:
+        """ListQuarantinedEvents lists events that were put aside because their time was out of bounds, oldest quarantine first."""
+
+    @_abc_1.abstractmethod
+    def ExportStatistics(
+        self,
+        request: _statistics_service_pb2.ExportStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_statistics_service_pb2.ExportStatisticsResponse], _abc.AsyncIterator[_statistics_service_pb2.ExportStatisticsResponse]]:
+        """ExportStatistics streams the hourly or daily figures themselves, for analysis elsewhere: Arrow record batches or rows,
+        at most 1 MiB a message, all as of one watermark. Resume with the last `resume_token` after a disconnect; if figures
+        of the range were restated since, the answer is ABORTED with EXPORT_OUTDATED and the export must begin anew.
+        """
 
     @_abc_1.abstractmethod
     def QueryStatistics(
