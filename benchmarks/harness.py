@@ -57,6 +57,16 @@ class Bench:
     scale: float
 
     @property
+    def rounds(self) -> int:
+        """How many pairs to measure: a short form only shows that everything works."""
+        return 7 if self.scale >= 0.2 else 2
+
+    @property
+    def settle(self) -> float:
+        """Seconds of rest before each measurement that leaves background work behind."""
+        return 2.0 if self.scale >= 0.2 else 0.1
+
+    @property
     def environment(self) -> dict[str, str]:
         """What tells a server where the engines are."""
         return _environment(self.connections)

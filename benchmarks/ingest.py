@@ -31,10 +31,10 @@ async def run(bench: Bench) -> list[Result]:
         aiohttp.ClientSession() as http,
     ):
         value, floor, ratio = await interleaved(
-            7,
+            bench.rounds,
             lambda: _through_grpc(channel, tenant, batches),
             lambda: _straight(bench, http, tenant, batches),
-            settle=2.0,
+            settle=bench.settle,
         )
     return [Result("ingest.append_events", value, "events/s", floor, ratio, BAR, ratio >= BAR)]
 

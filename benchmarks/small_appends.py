@@ -50,10 +50,10 @@ async def _measure(bench: Bench, name: str, client_count: int, bar: float) -> Re
     ]
     try:
         value, floor, ratio = await interleaved(
-            7,
+            bench.rounds,
             lambda: _produce(channels, small, SMALL, PRODUCERS),
             lambda: _produce(channels, large, LARGE, IN_FLIGHT),
-            settle=2.0,
+            settle=bench.settle,
         )
     finally:
         for channel in channels:

@@ -36,7 +36,9 @@ async def run(bench: Bench) -> list[Result]:
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as bare,
         ):
             value, floor, ratio = await interleaved(
-                7, lambda: _rate(ours, request, tokens, calls), lambda: _rate(bare, request, tokens, calls)
+                bench.rounds,
+                lambda: _rate(ours, request, tokens, calls),
+                lambda: _rate(bare, request, tokens, calls),
             )
     return [Result("unary.get_campaign", value, "calls/s", floor, ratio, BAR, ratio >= BAR)]
 

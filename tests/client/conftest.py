@@ -31,7 +31,7 @@ def status(code: grpc.StatusCode, reason: str, retry_after: float = 0.0) -> stat
     return status_pb2.Status(code=code.value[0], message=f"because {reason}", details=packed)
 
 
-class FakeStatistics:
+class FakeStatistics(statistics_service_pb2_grpc.StatisticsServiceServicer):
     """Stores events per stream.
 
     Attributes:
