@@ -251,23 +251,23 @@ async def test_several_streams_of_a_client_and_kills(ingest_world: IngestWorld) 
 
 
 async def test_a_flood_does_not_hold_up_a_trickle(ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In inserts, not in seconds: a slot of ten milliseconds each, one at a time."""
+    """In inserts, not in seconds: one slot of a tenth of a second. In order of arrival it would be some forty."""
     flood, trickle = await _known(ingest_world, 2)
     begun: list[UUID] = []
 
     async def insert(db: Any, client_id: UUID, *args: Any, **named: Any) -> None:
         begun.append(client_id)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
 
     monkeypatch.setattr(stored_events, "insert", insert)
     rpcs = ingest_world.rpcs(inserts_in_flight=1, small_events=0)
     flooding = [_send(rpcs, flood, [event(flood.campaign_ids[0]) for _ in range(3000)]) for _ in range(40)]
     await asyncio.sleep(0.05)
-    for _ in range(5):
+    for _ in range(3):
         before = len(begun)
         await _send(rpcs, trickle, [event(trickle.campaign_ids[0])])
-        # One that was running, and at most what the flood may still insert in its turn.
-        assert len(begun) - before <= 3
+        # One that was running, what the flood may still insert in its turn, and those begun while PostgreSQL was asked.
+        assert len(begun) - before <= 8
     assert not all(task.done() for task in flooding)
     await asyncio.gather(*flooding)
 
