@@ -3,7 +3,9 @@
 from mrm.common.v1 import options_pb2
 from server.rpc.policy import permission_name
 
-_READ = frozenset({"CLIENTS_READ", "PROJECTS_READ", "CAMPAIGNS_READ", "STATISTICS_READ"})
+_READ = frozenset(
+    {"CLIENTS_READ", "PROJECTS_READ", "MEDIA_PLANS_READ", "CAMPAIGNS_READ", "STATISTICS_READ", "CHANGES_READ"}
+)
 
 # Rights that only a program's key may hold: measurements come from trackers and platforms, not from people.
 KEY_ONLY = frozenset({"STATISTICS_INGEST"})
@@ -16,9 +18,25 @@ ALL = frozenset(permission_name(value) for value in options_pb2.Permission.value
 
 ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
     "admin": ALL - KEY_ONLY,
-    "pm": _READ | {"PROJECTS_WRITE", "CAMPAIGNS_WRITE"},
-    "media_planner": _READ,
-    "analyst": _READ,
-    "account_manager": _READ | {"CLIENTS_WRITE", "PROJECTS_WRITE"},
-    "specialist": _READ | {"CAMPAIGNS_WRITE"},
+    "pm": _READ
+    | {
+        "USERS_READ",
+        "INTEGRATIONS_READ",
+        "PROJECTS_WRITE",
+        "MEDIA_PLANS_WRITE",
+        "MEDIA_PLANS_APPROVE",
+        "CAMPAIGNS_WRITE",
+    },
+    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
+    "analyst": _READ | {"USERS_READ"},
+    "account_manager": _READ
+    | {
+        "USERS_READ",
+        "CLIENTS_WRITE",
+        "INTEGRATIONS_READ",
+        "INTEGRATIONS_WRITE",
+        "PROJECTS_WRITE",
+        "MEDIA_PLANS_APPROVE",
+    },
+    "specialist": _READ | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE"},
 }

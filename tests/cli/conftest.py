@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,6 @@ class Mrm:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # A test run in the background ignores SIGINT, and so would every command it starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     async def __call__(self, *args: object, **environment: str) -> Result:
@@ -54,6 +53,20 @@ class Mrm:
             out, err = await process.communicate()
         assert process.returncode is not None
         return Result(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """A test run in the background ignores SIGINT, and what is ignored stays so in every command that it starts.
+
+    A handler of our own does not outlive exec. `preexec_fn` could do it too, but it forks a process full of gRPC
+    threads, and gRPC's fork handlers sometimes abort the child.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmrm/common/v1/options.proto\x12\rmrm.common.v1\x1a google/protobuf/descriptor.proto\"\x8d\x02\n\x0cMethodPolicy\x12\x39\n\npermission\x18\x01 \x01(\x0e\x32\x19.mrm.common.v1.PermissionR\npermission\x12*\n\x05scope\x18\x02 \x01(\x0e\x32\x14.mrm.common.v1.ScopeR\x05scope\x12\x37\n\nrate_class\x18\x03 \x01(\x0e\x32\x18.mrm.common.v1.RateClassR\trateClass\x12\x1f\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\x05R\ndeadlineMs\x12<\n\x0bidempotency\x18\x05 \x01(\x0e\x32\x1a.mrm.common.v1.IdempotencyR\x0bidempotency*\x93\x03\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x15\n\x11PERMISSION_PUBLIC\x10\x01\x12\x1c\n\x18PERMISSION_AUTHENTICATED\x10\x02\x12\x1b\n\x17PERMISSION_CLIENTS_READ\x10\x03\x12\x1c\n\x18PERMISSION_CLIENTS_WRITE\x10\x04\x12\x1c\n\x18PERMISSION_API_KEYS_READ\x10\x05\x12\x1d\n\x19PERMISSION_API_KEYS_WRITE\x10\x06\x12\x1c\n\x18PERMISSION_PROJECTS_READ\x10\x07\x12\x1d\n\x19PERMISSION_PROJECTS_WRITE\x10\x08\x12\x1d\n\x19PERMISSION_CAMPAIGNS_READ\x10\t\x12\x1e\n\x1aPERMISSION_CAMPAIGNS_WRITE\x10\n\x12\x1e\n\x1aPERMISSION_STATISTICS_READ\x10\x0b\x12 \n\x1cPERMISSION_STATISTICS_INGEST\x10\x0c*w\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_NONE\x10\x01\x12\x0e\n\nSCOPE_SELF\x10\x02\x12\x10\n\x0cSCOPE_CLIENT\x10\x03\x12\x11\n\rSCOPE_PROJECT\x10\x04\x12\x12\n\x0eSCOPE_CAMPAIGN\x10\x05*\x97\x01\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x14\n\x10RATE_CLASS_LOGIN\x10\x01\x12\x14\n\x10RATE_CLASS_LIGHT\x10\x02\x12\x14\n\x10RATE_CLASS_HEAVY\x10\x03\x12\x15\n\x11RATE_CLASS_INGEST\x10\x04\x12\x15\n\x11RATE_CLASS_STREAM\x10\x05*\x90\x01\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x19\n\x15IDEMPOTENCY_READ_ONLY\x10\x01\x12\x1a\n\x16IDEMPOTENCY_REQUEST_ID\x10\x02\x12\x17\n\x13IDEMPOTENCY_NATURAL\x10\x03\x12\x14\n\x10IDEMPOTENCY_NONE\x10\x04:U\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x0b\x32\x1b.mrm.common.v1.MethodPolicyR\x06policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmrm/common/v1/options.proto\x12\rmrm.common.v1\x1a google/protobuf/descriptor.proto\"\x8d\x02\n\x0cMethodPolicy\x12\x39\n\npermission\x18\x01 \x01(\x0e\x32\x19.mrm.common.v1.PermissionR\npermission\x12*\n\x05scope\x18\x02 \x01(\x0e\x32\x14.mrm.common.v1.ScopeR\x05scope\x12\x37\n\nrate_class\x18\x03 \x01(\x0e\x32\x18.mrm.common.v1.RateClassR\trateClass\x12\x1f\n\x0b\x64\x65\x61\x64line_ms\x18\x04 \x01(\x05R\ndeadlineMs\x12<\n\x0bidempotency\x18\x05 \x01(\x0e\x32\x1a.mrm.common.v1.IdempotencyR\x0bidempotency*\xb1\x05\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x15\n\x11PERMISSION_PUBLIC\x10\x01\x12\x1c\n\x18PERMISSION_AUTHENTICATED\x10\x02\x12\x1b\n\x17PERMISSION_CLIENTS_READ\x10\x03\x12\x1c\n\x18PERMISSION_CLIENTS_WRITE\x10\x04\x12\x1c\n\x18PERMISSION_API_KEYS_READ\x10\x05\x12\x1d\n\x19PERMISSION_API_KEYS_WRITE\x10\x06\x12\x1c\n\x18PERMISSION_PROJECTS_READ\x10\x07\x12\x1d\n\x19PERMISSION_PROJECTS_WRITE\x10\x08\x12\x1d\n\x19PERMISSION_CAMPAIGNS_READ\x10\t\x12\x1e\n\x1aPERMISSION_CAMPAIGNS_WRITE\x10\n\x12\x1e\n\x1aPERMISSION_STATISTICS_READ\x10\x0b\x12 \n\x1cPERMISSION_STATISTICS_INGEST\x10\x0c\x12\x19\n\x15PERMISSION_USERS_READ\x10\r\x12\x1a\n\x16PERMISSION_USERS_WRITE\x10\x0e\x12 \n\x1cPERMISSION_INTEGRATIONS_READ\x10\x0f\x12!\n\x1dPERMISSION_INTEGRATIONS_WRITE\x10\x10\x12\x1f\n\x1bPERMISSION_MEDIA_PLANS_READ\x10\x11\x12 \n\x1cPERMISSION_MEDIA_PLANS_WRITE\x10\x12\x12\"\n\x1ePERMISSION_MEDIA_PLANS_APPROVE\x10\x13\x12\x1b\n\x17PERMISSION_CHANGES_READ\x10\x14\x12\x1c\n\x18PERMISSION_CLIENTS_PURGE\x10\x15*w\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_NONE\x10\x01\x12\x0e\n\nSCOPE_SELF\x10\x02\x12\x10\n\x0cSCOPE_CLIENT\x10\x03\x12\x11\n\rSCOPE_PROJECT\x10\x04\x12\x12\n\x0eSCOPE_CAMPAIGN\x10\x05*\x97\x01\n\tRateClass\x12\x1a\n\x16RATE_CLASS_UNSPECIFIED\x10\x00\x12\x14\n\x10RATE_CLASS_LOGIN\x10\x01\x12\x14\n\x10RATE_CLASS_LIGHT\x10\x02\x12\x14\n\x10RATE_CLASS_HEAVY\x10\x03\x12\x15\n\x11RATE_CLASS_INGEST\x10\x04\x12\x15\n\x11RATE_CLASS_STREAM\x10\x05*\x90\x01\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x19\n\x15IDEMPOTENCY_READ_ONLY\x10\x01\x12\x1a\n\x16IDEMPOTENCY_REQUEST_ID\x10\x02\x12\x17\n\x13IDEMPOTENCY_NATURAL\x10\x03\x12\x14\n\x10IDEMPOTENCY_NONE\x10\x04:U\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x0b\x32\x1b.mrm.common.v1.MethodPolicyR\x06policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,13 +33,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrm.common.v1.options_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PERMISSION']._serialized_start=353
-  _globals['_PERMISSION']._serialized_end=756
-  _globals['_SCOPE']._serialized_start=758
-  _globals['_SCOPE']._serialized_end=877
-  _globals['_RATECLASS']._serialized_start=880
-  _globals['_RATECLASS']._serialized_end=1031
-  _globals['_IDEMPOTENCY']._serialized_start=1034
-  _globals['_IDEMPOTENCY']._serialized_end=1178
+  _globals['_PERMISSION']._serialized_end=1042
+  _globals['_SCOPE']._serialized_start=1044
+  _globals['_SCOPE']._serialized_end=1163
+  _globals['_RATECLASS']._serialized_start=1166
+  _globals['_RATECLASS']._serialized_end=1317
+  _globals['_IDEMPOTENCY']._serialized_start=1320
+  _globals['_IDEMPOTENCY']._serialized_end=1464
   _globals['_METHODPOLICY']._serialized_start=81
   _globals['_METHODPOLICY']._serialized_end=350
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,24 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Query and watch statistics."""
     PERMISSION_STATISTICS_INGEST: _Permission.ValueType  # 12
     """Append events. Held by API keys only, never by a person's role."""
+    PERMISSION_USERS_READ: _Permission.ValueType  # 13
+    """See people, their roles and their sessions."""
+    PERMISSION_USERS_WRITE: _Permission.ValueType  # 14
+    """Create, change, suspend and delete people, and end their sessions."""
+    PERMISSION_INTEGRATIONS_READ: _Permission.ValueType  # 15
+    """See platform accounts of clients, never their credentials."""
+    PERMISSION_INTEGRATIONS_WRITE: _Permission.ValueType  # 16
+    """Connect, rotate and disconnect platform accounts of clients."""
+    PERMISSION_MEDIA_PLANS_READ: _Permission.ValueType  # 17
+    """See media plans, their history and benchmarks."""
+    PERMISSION_MEDIA_PLANS_WRITE: _Permission.ValueType  # 18
+    """Create, change and submit media plans."""
+    PERMISSION_MEDIA_PLANS_APPROVE: _Permission.ValueType  # 19
+    """Decide on media plans; without the right everywhere, only as the project's Accountable."""
+    PERMISSION_CHANGES_READ: _Permission.ValueType  # 20
+    """Read and watch the record of changes, within one's scope."""
+    PERMISSION_CLIENTS_PURGE: _Permission.ValueType  # 21
+    """Purge archived clients for good."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -81,6 +99,24 @@ PERMISSION_STATISTICS_READ: Permission.ValueType  # 11
 """Query and watch statistics."""
 PERMISSION_STATISTICS_INGEST: Permission.ValueType  # 12
 """Append events. Held by API keys only, never by a person's role."""
+PERMISSION_USERS_READ: Permission.ValueType  # 13
+"""See people, their roles and their sessions."""
+PERMISSION_USERS_WRITE: Permission.ValueType  # 14
+"""Create, change, suspend and delete people, and end their sessions."""
+PERMISSION_INTEGRATIONS_READ: Permission.ValueType  # 15
+"""See platform accounts of clients, never their credentials."""
+PERMISSION_INTEGRATIONS_WRITE: Permission.ValueType  # 16
+"""Connect, rotate and disconnect platform accounts of clients."""
+PERMISSION_MEDIA_PLANS_READ: Permission.ValueType  # 17
+"""See media plans, their history and benchmarks."""
+PERMISSION_MEDIA_PLANS_WRITE: Permission.ValueType  # 18
+"""Create, change and submit media plans."""
+PERMISSION_MEDIA_PLANS_APPROVE: Permission.ValueType  # 19
+"""Decide on media plans; without the right everywhere, only as the project's Accountable."""
+PERMISSION_CHANGES_READ: Permission.ValueType  # 20
+"""Read and watch the record of changes, within one's scope."""
+PERMISSION_CLIENTS_PURGE: Permission.ValueType  # 21
+"""Purge archived clients for good."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
