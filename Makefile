@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests wait for engines more than they compute, so one process more than cores pays.
+TEST_PROCESSES ?= 3
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: help install demo up test bars bench lint proto proto-check proto-accept lock clean
@@ -31,7 +33,7 @@ up: $(STAMP) ## Start the engines and the server, keeping data in .mrm
 	@$(RUN) mrm up
 
 test: lint proto-check ## Everything that must pass: lint, types, layers, contract, then the tests
-	@$(RUN) pytest
+	@$(RUN) pytest -n $(TEST_PROCESSES) --dist loadfile
 
 bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
 	@$(RUN) MRM_BARS=full pytest -m bar_a
