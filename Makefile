@@ -8,6 +8,8 @@ STAMP := $(VENV)/.installed
 # Tests wait for engines more than they compute, so one process more than cores pays.
 TEST_PROCESSES ?= 3
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Where caching of bytecode is switched off, each of the many commands that the tests start compiles everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install demo up test bars bench lint proto proto-check proto-accept lock clean
 
