@@ -164,7 +164,9 @@ class Application:
             [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
         )
         self._pipeline.register(server, SERVICES[1], [ApiKeyService(database, pager)])
-        self._pipeline.register(server, SERVICES[2], [ClientService(database, pager)])
+        self._pipeline.register(
+            server, SERVICES[2], [ClientService(database, pager, codec, settings.clients.purge_delay)]
+        )
         self._pipeline.register(server, SERVICES[3], [ProjectService(database, pager)])
         self._pipeline.register(server, SERVICES[4], [CampaignService(database, pager)])
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"

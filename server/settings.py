@@ -69,6 +69,16 @@ class AuthSettings(BaseModel):
     limit_stream: int = Field(3600, ge=1, description="Streams opened an hour per caller and RPC")
 
 
+class ClientsSettings(BaseModel):
+    """The life of clients."""
+
+    purge_delay: timedelta = Field(
+        timedelta(days=7),
+        ge=timedelta(0),
+        description="How long a purge must have been requested before it is confirmed",
+    )
+
+
 class IngestSettings(BaseModel):
     """Event ingest."""
 
@@ -137,6 +147,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     redis: RedisSettings = RedisSettings()
     auth: AuthSettings = AuthSettings()
+    clients: ClientsSettings = ClientsSettings()
     ingest: IngestSettings = IngestSettings()
     metrics: MetricsSettings = MetricsSettings()
     query: QuerySettings = QuerySettings()

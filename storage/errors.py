@@ -61,6 +61,10 @@ class Invalid(StoreError):
         self.constraint = constraint
 
 
+class Archived(StoreError):
+    """The row belongs to an archived client, of which nothing may be changed."""
+
+
 class StaleRevision(StoreError):
     """The row was changed by someone else since it was read.
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import grpc
@@ -51,6 +51,7 @@ def settings_for(connections: Connections) -> Settings:
     settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
     settings.logging.level = "ERROR"
     settings.grpc.drain_delay = 0.0
+    settings.clients.purge_delay = timedelta(milliseconds=300)
     return settings
 
 

@@ -8,7 +8,7 @@ from mrm.accounts.v1 import api_key_pb2, client_pb2, user_pb2
 from mrm.common.v1 import options_pb2
 from server.rpc.values import EnumWords, etag, timestamp
 from storage.postgres.api_keys import ApiKey
-from storage.postgres.clients import Client
+from storage.postgres.clients import Client, Member
 from storage.postgres.users import User
 
 ROLES = EnumWords(user_pb2.UserRole, "USER_ROLE_")
@@ -79,6 +79,22 @@ def client(row: Client) -> client_pb2.Client:
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),
         archive_time=timestamp(row.archived_at),
+        read_only=row.read_only,
+        purge_allowed_time=timestamp(row.purge_allowed_at),
+        purge_time=timestamp(row.purged_at),
+    )
+
+
+def member(row: Member) -> client_pb2.ClientMember:
+    """A membership."""
+    return client_pb2.ClientMember(
+        client_id=str(row.client_id),
+        user_id=str(row.id),
+        email=row.email,
+        first_name=row.first_name,
+        last_name=row.last_name,
+        role=ROLES.number(row.role),
+        create_time=timestamp(row.created_at),
     )
 
 

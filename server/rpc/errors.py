@@ -126,6 +126,14 @@ class FailedPrecondition(DomainError):
     code = "FAILED_PRECONDITION"
     reason = "STATE_FORBIDS"
 
+    @classmethod
+    def archived(cls, resource_type: str) -> "FailedPrecondition":
+        """An error about something archived, or under something archived."""
+        return cls(
+            f"the {resource_type}, or an agency above it, is archived: nothing of it can be changed",
+            metadata={"resource_type": resource_type, "state": "archived", "wanted": "active"},
+        )
+
 
 class OutOfRange(DomainError):
     """A position lies beyond what exists."""

@@ -12,6 +12,7 @@ from server.rpc.errors import (
     AlreadyExists,
     DomainError,
     EtagMismatch,
+    FailedPrecondition,
     InvalidRequest,
     NotFound,
     Unavailable,
@@ -45,6 +46,8 @@ def to_domain(error: Exception) -> DomainError:
             return AlreadyExists("another resource has this unique value", metadata={"constraint": error.constraint})
         case store_errors.Invalid():
             return InvalidRequest("a value breaks a rule of the data", metadata={"constraint": error.constraint})
+        case store_errors.Archived():
+            return FailedPrecondition.archived("client")
         case store_errors.NotFound():
             return NotFound.resource(error.kind, "")
         case store_errors.FencedOut():

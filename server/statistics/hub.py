@@ -205,23 +205,23 @@ class WatchHub:
         while True:
             begun = time.monotonic()
             await self._check_rights()
-            await asyncio.sleep(max(self._settings.poll, _RECHECK_PAUSE * (time.monotonic() - begun)))
+            await asyncio.sleep(max(self._settings.recheck, _RECHECK_PAUSE * (time.monotonic() - begun)))
 
     async def _check_rights(self) -> None:
         """Ends the watches of those who may no longer see the client; rights that cannot be read have not ended."""
-        watchers: dict[Scope, list[Mailbox]] = {}
+        watchers: dict[tuple[Scope, UUID], list[Mailbox]] = {}
         for mailbox in self._mailboxes():
-            watchers.setdefault(mailbox.scope, []).append(mailbox)
-        for scope, mailboxes in watchers.items():
-            if scope.everything:
-                continue
-            try:
-                seen = await reach.clients(self._database, scope, list({box.feed.client_id for box in mailboxes}))
-            except (StoreError, TimeoutError) as error:
-                self._failed(error)
-                return
-            for mailbox in mailboxes:
-                if mailbox.feed.client_id not in seen:
+            watchers.setdefault((mailbox.scope, mailbox.feed.client_id), []).append(mailbox)
+        if not watchers:
+            return
+        try:
+            visible = await reach.still_visible(self._database, list(watchers))
+        except (StoreError, TimeoutError) as error:
+            self._failed(error)
+            return
+        for mailboxes, still in zip(watchers.values(), visible, strict=True):
+            if not still:
+                for mailbox in mailboxes:
                     mailbox.revoke()
 
     async def _listen(self) -> None:

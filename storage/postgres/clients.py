@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from storage.postgres import visibility
-from storage.postgres.database import Executor, returned
+from storage.postgres.database import Executor, Transaction, returned
 from storage.postgres.ids import new_id
 from storage.postgres.revisions import update_row
 from storage.scope import Scope
@@ -24,6 +24,9 @@ class Client:
         path: All ancestors from the root down, and the client itself.
         settings: ``timezone``, ``currency`` and ``language`` are always there; other keys are kept.
         archived_at: Since when it is archived, if it is.
+        purge_allowed_at: From when on a requested purge may be confirmed.
+        purged_at: When it was erased.
+        read_only: It, or an agency above it, is archived.
     """
 
     id: UUID
@@ -38,10 +41,37 @@ class Client:
     revision: int
     created_at: datetime
     updated_at: datetime
+    purge_allowed_at: datetime | None
+    purged_at: datetime | None
+    read_only: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A membership, with what callers may know of the person.
+
+    Attributes:
+        id: The person, by whom members are listed.
+        created_at: Since when the person is a member.
+    """
+
+    id: UUID
+    client_id: UUID
+    email: str
+    first_name: str
+    last_name: str
+    role: str
+    created_at: datetime
+
+
+Order = Literal["oldest", "newest", "name"]
+
+# RETURNING shows the new row, but its sub-query still sees the old one: the row itself is looked at apart.
 _COLUMNS = """cl.id, cl.parent_client_id, cl.path, cl.name, cl.type, cl.industry, cl.website, cl.settings,
-  cl.archived_at, cl.revision, cl.created_at, cl.updated_at"""
+  cl.archived_at, cl.revision, cl.created_at, cl.updated_at, cl.purge_allowed_at, cl.purged_at,
+  cl.archived_at IS NOT NULL OR EXISTS (
+    SELECT FROM clients above
+    WHERE above.id = ANY (cl.path) AND above.id <> cl.id AND above.archived_at IS NOT NULL) AS read_only"""
 
 _DEFAULT_SETTINGS = """'{"timezone": "Europe/Moscow", "currency": "RUB", "language": "ru"}'::jsonb"""
 
@@ -56,21 +86,37 @@ _GET = f"SELECT {_COLUMNS} FROM clients cl WHERE cl.id = $4 AND {visibility.CLIE
 # One client, kept from changing until the transaction ends.
 _GET_FOR_UPDATE = f"{_GET} FOR UPDATE OF cl"
 
-# One page of clients, oldest first.
-_LIST_PAGE = f"""
+# What comes after the client at the end of the page before, whose name is looked up, and in which order.
+_ORDERS: dict[Order, tuple[str, str]] = {
+    "oldest": ("cl.id > $4", "cl.id"),
+    "newest": ("cl.id < $4", "cl.id DESC"),
+    "name": (
+        "(lower(cl.name), cl.id) > (SELECT lower(last.name), last.id FROM clients last WHERE last.id = $4)",
+        "lower(cl.name), cl.id",
+    ),
+}
+
+# One page of clients, in each order.
+_LIST_PAGE = {
+    order: f"""
 SELECT {_COLUMNS} FROM clients cl
 WHERE {visibility.CLIENT}
-  AND ($4::uuid IS NULL OR cl.id > $4)
+  AND ($4::uuid IS NULL OR {begin})
   AND ($6::text IS NULL OR cl.type = $6)
   AND ($7::text IS NULL OR cl.industry = $7)
   AND ($8::uuid IS NULL OR cl.parent_client_id = $8)
   AND ($9 OR cl.archived_at IS NULL)
-ORDER BY cl.id LIMIT $5"""
+  AND ($10::text IS NULL OR position(lower($10) IN lower(cl.name)) > 0)
+  AND ($11::uuid IS NULL OR EXISTS (
+    SELECT FROM client_memberships f WHERE f.user_id = $11 AND f.client_id = cl.id))
+ORDER BY {by} LIMIT $5"""
+    for order, (begin, by) in _ORDERS.items()
+}
 
 # Replaces what may change of a client that still has the expected revision.
 _UPDATE = f"""
 UPDATE clients cl SET parent_client_id = $6, name = $7, type = $8, industry = $9, website = $10,
-  settings = {_DEFAULT_SETTINGS} || $11, archived_at = $12
+  settings = {_DEFAULT_SETTINGS} || $11, archived_at = $12, purge_allowed_at = $13
 WHERE cl.id = $4 AND cl.revision = $5 AND {visibility.CLIENT} RETURNING {_COLUMNS}"""
 
 # The present revision, to tell a stale client from a missing one.
@@ -78,6 +124,61 @@ _REVISION = f"SELECT cl.revision FROM clients cl WHERE cl.id = $4 AND {visibilit
 
 # Makes a user a member; once is enough.
 _ADD_MEMBERSHIP = "INSERT INTO client_memberships (user_id, client_id) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+
+# What is told of a membership.
+_MEMBER = "u.id, m.client_id, u.email, u.first_name, u.last_name, u.role, m.created_at"
+
+# One page of the members of a client, by their ids.
+_MEMBERS = f"""
+SELECT {_MEMBER} FROM client_memberships m JOIN users u ON u.id = m.user_id JOIN clients cl ON cl.id = m.client_id
+WHERE m.client_id = $4 AND {visibility.CLIENT} AND ($5::uuid IS NULL OR u.id > $5) ORDER BY u.id LIMIT $6"""
+
+# One membership.
+_MEMBERSHIP = f"""
+SELECT {_MEMBER} FROM client_memberships m JOIN users u ON u.id = m.user_id JOIN clients cl ON cl.id = m.client_id
+WHERE m.client_id = $4 AND {visibility.CLIENT} AND u.id = $5"""
+
+# Ends a membership.
+_REMOVE_MEMBERSHIP = (
+    """
+DELETE FROM client_memberships m USING clients cl
+WHERE m.user_id = $5 AND m.client_id = $4 AND cl.id = m.client_id AND """
+    + visibility.CLIENT
+)
+
+# Whether there are clients under this one that are not purged.
+_HAS_CHILDREN = f"""
+SELECT EXISTS (
+  SELECT FROM clients child JOIN clients cl ON cl.id = child.parent_client_id
+  WHERE cl.id = $4 AND child.purged_at IS NULL AND {visibility.CLIENT})"""
+
+# Whether a campaign of the client, or of one under it, runs in a platform account of an agency that is neither in the
+# subtree nor above its new place.
+_USES_ACCOUNTS_OUTSIDE = f"""
+SELECT EXISTS (
+  SELECT FROM clients cl
+  JOIN clients owner ON owner.path @> ARRAY[cl.id]
+  JOIN campaigns c ON c.client_id = owner.id
+  JOIN client_integrations i ON i.id = c.integration_id
+  JOIN clients holder ON holder.id = i.client_id
+  WHERE cl.id = $4 AND {visibility.CLIENT} AND NOT holder.path @> ARRAY[cl.id] AND holder.id <> ALL ($5::uuid[]))"""
+
+# The statements that erase a client, in this order: the first one opens the archive for the others.
+_PURGE = f"""
+UPDATE clients cl SET purged_at = now(), name = 'purged', industry = '', website = '',
+  settings = {_DEFAULT_SETTINGS} || jsonb_build_object('timezone', cl.settings->>'timezone')
+WHERE cl.id = $4 AND cl.revision = $5 AND {visibility.CLIENT} RETURNING {_COLUMNS}"""
+_PURGE_REST = (
+    "DELETE FROM client_memberships WHERE client_id = $1",
+    "DELETE FROM project_team WHERE project_id IN (SELECT id FROM projects WHERE client_id = $1)",
+    """UPDATE client_integrations SET status = 'disconnected', credentials = '{}', platform_account_id = id::text,
+       cursors = '{}', last_error = '' WHERE client_id = $1""",
+    "UPDATE projects SET name = 'purged', description = '' WHERE client_id = $1",
+    """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', observed = '{}'
+       WHERE client_id = $1""",
+    """UPDATE ai_feedback SET input_data = NULL, output_data = NULL, edited_output = NULL, feedback_text = ''
+       WHERE client_id = $1""",
+)
 
 # Ids of the clients in scope, or of those among the given ones.
 _VISIBLE_IDS = f"""
@@ -130,9 +231,29 @@ async def list_page(
     industry: str | None = None,
     parent_client_id: UUID | None = None,
     include_archived: bool = False,
+    name_contains: str | None = None,
+    member_id: UUID | None = None,
+    order: Order = "oldest",
 ) -> list[Client]:
-    """Up to `limit` clients, oldest first, whose id comes after `after`; a filter that is None lets all pass."""
-    rows = await db.fetch(_LIST_PAGE, *scope.args, after, limit, type, industry, parent_client_id, include_archived)
+    """Up to `limit` clients that come after the client `after`; a filter that is None lets all pass.
+
+    Args:
+        db: Where to run it.
+        scope: What the caller may touch.
+        limit: The most clients to return.
+        after: Id of the last client of the page before.
+        type: Only this kind.
+        industry: Only this line of business.
+        parent_client_id: Only direct children of this agency.
+        include_archived: Also clients that are archived themselves.
+        name_contains: Only clients with this in their name, in any case.
+        member_id: Only clients of which this user is a member directly.
+        order: In which order.
+    """
+    rows = await db.fetch(
+        _LIST_PAGE[order], *scope.args, after, limit, type, industry, parent_client_id, include_archived, name_contains,
+        member_id,
+    )  # fmt: skip
     return [Client(*row) for row in rows]
 
 
@@ -156,7 +277,7 @@ async def update(db: Executor, scope: Scope, changed: Client, expected_revision:
     row = await update_row(
         db, _UPDATE, _REVISION, scope, changed.id, expected,
         changed.parent_client_id, changed.name, changed.type, changed.industry, changed.website, changed.settings,
-        changed.archived_at,
+        changed.archived_at, changed.purge_allowed_at,
     )  # fmt: skip
     return None if row is None else Client(*row)
 
@@ -168,6 +289,58 @@ async def add_membership(db: Executor, *, user_id: UUID, client_id: UUID) -> Non
         Invalid: The user or the client does not exist.
     """
     await db.execute(_ADD_MEMBERSHIP, user_id, client_id)
+
+
+async def list_members(
+    db: Executor, scope: Scope, client_id: UUID, *, limit: int, after: UUID | None = None
+) -> list[Member]:
+    """Up to `limit` members of the client itself, by user id, after the user `after`."""
+    return [Member(*row) for row in await db.fetch(_MEMBERS, *scope.args, client_id, after, limit)]
+
+
+async def get_member(db: Executor, scope: Scope, *, client_id: UUID, user_id: UUID) -> Member | None:
+    """A membership of the client itself."""
+    row = await db.fetchrow(_MEMBERSHIP, *scope.args, client_id, user_id)
+    return None if row is None else Member(*row)
+
+
+async def remove_membership(db: Executor, scope: Scope, *, client_id: UUID, user_id: UUID) -> bool:
+    """Ends a membership of the client itself; returns whether there was one."""
+    return await db.execute(_REMOVE_MEMBERSHIP, *scope.args, client_id, user_id) != "DELETE 0"
+
+
+async def has_children(db: Executor, scope: Scope, client_id: UUID) -> bool:
+    """Whether clients are directly under this one, purged ones not counted."""
+    return bool(await db.fetchval(_HAS_CHILDREN, *scope.args, client_id))
+
+
+async def uses_accounts_outside(db: Executor, scope: Scope, client_id: UUID, above: Sequence[UUID]) -> bool:
+    """Whether a campaign of the client, or of one under it, would be cut off from its platform account by a move.
+
+    Args:
+        db: Where to run it.
+        scope: What the caller may touch.
+        client_id: The client to move.
+        above: The clients above its new place.
+    """
+    return bool(await db.fetchval(_USES_ACCOUNTS_OUTSIDE, *scope.args, client_id, list(above)))
+
+
+async def purge(tx: Transaction, scope: Scope, client: Client) -> Client | None:
+    """Erases what PostgreSQL holds of a client that was read for update: names, credentials, members, teams.
+
+    Ids, budgets and figures stay, and so do media plans and reports, which are frozen: the purge message in the outbox
+    stands for them and for the other stores.
+
+    Returns:
+        What is left, or None when it is not in scope or was changed since.
+    """
+    row = await tx.fetchrow(_PURGE, *scope.args, client.id, client.revision)
+    if row is None:
+        return None
+    for statement in _PURGE_REST:
+        await tx.execute(statement, client.id)
+    return Client(*row)
 
 
 async def visible_ids(db: Executor, scope: Scope, client_ids: Sequence[UUID] | None = None) -> list[UUID]:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from storage.errors import Conflict, Contention, Invalid, StoreError, StoreUnavailable
+from storage.errors import Archived, Conflict, Contention, Invalid, StoreError, StoreUnavailable
 
 STORE = "postgresql"
+_ARCHIVED = "client_archived"
 
 
 class StalePlan(Contention):
@@ -48,7 +49,8 @@ def translate(error: BaseException) -> BaseException:
     if isinstance(error, _CONFLICT):
         return Conflict(error.constraint_name or "")
     if isinstance(error, _INVALID) or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
-        return Invalid(_rule_of(error))
+        rule = _rule_of(error)
+        return Archived("the client is archived") if rule == _ARCHIVED else Invalid(rule)
     if isinstance(error, _UNAVAILABLE) or _is_closed(error):
         return StoreUnavailable(STORE, type(error).__name__)
     return error

@@ -63,10 +63,39 @@ SELECT c.id, c.plan_lineage_id, c.plan_channel_id FROM campaigns c JOIN clients 
 WHERE c.id = ANY ($4::uuid[]) AND c.plan_lineage_id IS NOT NULL AND {visibility.project("c.project_id")}"""
 
 
+# Which of the numbered pairs of a scope and a client still hold; a scope of several clients has a pair for each.
+_STILL_VISIBLE = """
+SELECT DISTINCT w.n
+FROM unnest($1::int[], $2::boolean[], $3::uuid[], $4::uuid[], $5::uuid[])
+  AS w (n, everything, user_id, above, client_id)
+JOIN clients cl ON cl.id = w.client_id
+WHERE cl.purged_at IS NULL AND (
+  w.everything
+  OR w.above = ANY (cl.path)
+  OR EXISTS (SELECT FROM client_memberships m WHERE m.user_id = w.user_id AND m.client_id = ANY (cl.path)))"""
+
+
 async def clients(db: Executor, scope: Scope, client_ids: Sequence[UUID] | None = None) -> dict[UUID, str]:
     """Clients in scope and their time zones; only those among `client_ids` when given."""
     rows = await db.fetch(_CLIENTS, *scope.args, None if client_ids is None else list(client_ids))
     return {row[0]: row[1] for row in rows}
+
+
+async def still_visible(db: Executor, watched: Sequence[tuple[Scope, UUID]]) -> list[bool]:
+    """Whether each client is in its scope as a whole: one question for all streams of a process.
+
+    Args:
+        db: Where to run it.
+        watched: Scopes and a client that each of them reached once.
+    """
+    pairs = [
+        (number, scope.everything, scope.user_id, above, client_id)
+        for number, (scope, client_id) in enumerate(watched)
+        for above in (scope.client_ids or (None,))
+    ]
+    columns = [list(column) for column in zip(*pairs, strict=True)] if pairs else [[]] * 5
+    found = {row[0] for row in await db.fetch(_STILL_VISIBLE, *columns)}
+    return [number in found for number in range(len(watched))]
 
 
 async def team_projects(db: Executor, scope: Scope) -> list[ProjectOwner]:

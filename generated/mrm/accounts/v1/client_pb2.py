@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mrm.accounts.v1 import user_pb2 as mrm_dot_accounts_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmrm/accounts/v1/client.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x04\n\x06\x43lient\x12(\n\tclient_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08\x63lientId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x0b\x64isplayName\x12;\n\x04type\x18\x04 \x01(\x0e\x32\x1b.mrm.accounts.v1.ClientTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04type\x12\x35\n\x10parent_client_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0eparentClientId\x12#\n\x08industry\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x08industry\x12\"\n\x07website\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x07website\x12;\n\x08settings\x18\x08 \x01(\x0b\x32\x1f.mrm.accounts.v1.ClientSettingsR\x08settings\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12=\n\x0c\x61rchive_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\"\xf4\x01\n\x0e\x43lientSettings\x12$\n\ttime_zone\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\x12\x39\n\rcurrency_code\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[A-Z]{3}$\xd8\x01\x01R\x0c\x63urrencyCode\x12R\n\rlanguage_code\x18\x03 \x01(\tB-\xbaH*r%2#^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$\xd8\x01\x01R\x0clanguageCode\x12-\n\x05\x65xtra\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructR\x05\x65xtra*d\n\nClientType\x12\x1b\n\x17\x43LIENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LIENT_TYPE_AGENCY\x10\x01\x12!\n\x1d\x43LIENT_TYPE_DIRECT_ADVERTISER\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmrm/accounts/v1/client.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amrm/accounts/v1/user.proto\"\xd3\x05\n\x06\x43lient\x12(\n\tclient_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08\x63lientId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x0b\x64isplayName\x12;\n\x04type\x18\x04 \x01(\x0e\x32\x1b.mrm.accounts.v1.ClientTypeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04type\x12\x35\n\x10parent_client_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x0eparentClientId\x12#\n\x08industry\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x08industry\x12\"\n\x07website\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x07website\x12;\n\x08settings\x18\x08 \x01(\x0b\x32\x1f.mrm.accounts.v1.ClientSettingsR\x08settings\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12=\n\x0c\x61rchive_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x61rchiveTime\x12\x1b\n\tread_only\x18\x0c \x01(\x08R\x08readOnly\x12H\n\x12purge_allowed_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10purgeAllowedTime\x12\x39\n\npurge_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tpurgeTime\"\x82\x02\n\x0c\x43lientMember\x12\x1b\n\tclient_id\x18\x01 \x01(\tR\x08\x63lientId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x14\n\x05\x65mail\x18\x03 \x01(\tR\x05\x65mail\x12\x1d\n\nfirst_name\x18\x04 \x01(\tR\tfirstName\x12\x1b\n\tlast_name\x18\x05 \x01(\tR\x08lastName\x12-\n\x04role\x18\x06 \x01(\x0e\x32\x19.mrm.accounts.v1.UserRoleR\x04role\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xf4\x01\n\x0e\x43lientSettings\x12$\n\ttime_zone\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\x12\x39\n\rcurrency_code\x18\x02 \x01(\tB\x14\xbaH\x11r\x0c\x32\n^[A-Z]{3}$\xd8\x01\x01R\x0c\x63urrencyCode\x12R\n\rlanguage_code\x18\x03 \x01(\tB-\xbaH*r%2#^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$\xd8\x01\x01R\x0clanguageCode\x12-\n\x05\x65xtra\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructR\x05\x65xtra*d\n\nClientType\x12\x1b\n\x17\x43LIENT_TYPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43LIENT_TYPE_AGENCY\x10\x01\x12!\n\x1d\x43LIENT_TYPE_DIRECT_ADVERTISER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,10 +55,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIENTSETTINGS'].fields_by_name['currency_code']._serialized_options = b'\272H\021r\0142\n^[A-Z]{3}$\330\001\001'
   _globals['_CLIENTSETTINGS'].fields_by_name['language_code']._loaded_options = None
   _globals['_CLIENTSETTINGS'].fields_by_name['language_code']._serialized_options = b'\272H*r%2#^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$\330\001\001'
-  _globals['_CLIENTTYPE']._serialized_start=952
-  _globals['_CLIENTTYPE']._serialized_end=1052
-  _globals['_CLIENT']._serialized_start=142
-  _globals['_CLIENT']._serialized_end=703
-  _globals['_CLIENTSETTINGS']._serialized_start=706
-  _globals['_CLIENTSETTINGS']._serialized_end=950
+  _globals['_CLIENTTYPE']._serialized_start=1403
+  _globals['_CLIENTTYPE']._serialized_end=1503
+  _globals['_CLIENT']._serialized_start=170
+  _globals['_CLIENT']._serialized_end=893
+  _globals['_CLIENTMEMBER']._serialized_start=896
+  _globals['_CLIENTMEMBER']._serialized_end=1154
+  _globals['_CLIENTSETTINGS']._serialized_start=1157
+  _globals['_CLIENTSETTINGS']._serialized_end=1401
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mrm.accounts.v1 import user_pb2 as _user_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -60,6 +61,9 @@ class Client(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    PURGE_ALLOWED_TIME_FIELD_NUMBER: _builtins.int
+    PURGE_TIME_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """UUID of the client. Output only."""
     etag: _builtins.str
@@ -69,11 +73,15 @@ class Client(_message.Message):
     type: Global___ClientType.ValueType
     """Kind of customer. Immutable."""
     parent_client_id: _builtins.str
-    """The agency this client belongs to; empty at the top. Immutable for now."""
+    """The agency this client belongs to; empty at the top. Changed by MoveClient only."""
     industry: _builtins.str
     """Line of business, such as "retail"."""
     website: _builtins.str
     """Address of the customer's site."""
+    read_only: _builtins.bool
+    """Whether the client or an agency above it is archived: nothing of it can be changed then, and its platform accounts are
+    not synced. Output only.
+    """
     @_builtins.property
     def settings(self) -> Global___ClientSettings:
         """Time zone, currency and language of the customer's figures."""
@@ -90,6 +98,14 @@ class Client(_message.Message):
     def archive_time(self) -> _timestamp_pb2.Timestamp:
         """When the client was archived; absent while active. Output only."""
 
+    @_builtins.property
+    def purge_allowed_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on a requested purge can be confirmed; absent if none is requested. Output only."""
+
+    @_builtins.property
+    def purge_time(self) -> _timestamp_pb2.Timestamp:
+        """When the client was purged; only ConfirmClientPurge shows it, for nobody can read the client afterwards. Output only."""
+
     def __init__(
         self,
         *,
@@ -104,14 +120,67 @@ class Client(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
+        read_only: _builtins.bool = ...,
+        purge_allowed_time: _timestamp_pb2.Timestamp | None = ...,
+        purge_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "purge_allowed_time", b"purge_allowed_time", "purge_time", b"purge_time", "settings", b"settings", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "client_id", b"client_id", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "industry", b"industry", "parent_client_id", b"parent_client_id", "settings", b"settings", "type", b"type", "update_time", b"update_time", "website", b"website"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "client_id", b"client_id", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "industry", b"industry", "parent_client_id", b"parent_client_id", "purge_allowed_time", b"purge_allowed_time", "purge_time", b"purge_time", "read_only", b"read_only", "settings", b"settings", "type", b"type", "update_time", b"update_time", "website", b"website"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Client: _TypeAlias = Client  # noqa: Y015
+
+@_typing.final
+class ClientMember(_message.Message):
+    """ClientMember is a person who may see a client and everything under it. What the person may do there follows from their
+    role.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    FIRST_NAME_FIELD_NUMBER: _builtins.int
+    LAST_NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    user_id: _builtins.str
+    """UUID of the person."""
+    email: _builtins.str
+    """Address of the person's account."""
+    first_name: _builtins.str
+    """Given name."""
+    last_name: _builtins.str
+    """Family name."""
+    role: _user_pb2.UserRole.ValueType
+    """The person's role."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the person is a member."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        first_name: _builtins.str = ...,
+        last_name: _builtins.str = ...,
+        role: _user_pb2.UserRole.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "role", b"role", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientMember: _TypeAlias = ClientMember  # noqa: Y015
 
 @_typing.final
 class ClientSettings(_message.Message):

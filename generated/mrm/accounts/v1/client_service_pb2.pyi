@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mrm.accounts.v1 import client_pb2 as _client_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ClientOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClientOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClientOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLIENT_ORDER_UNSPECIFIED: _ClientOrder.ValueType  # 0
+    """Oldest first."""
+    CLIENT_ORDER_CREATE_TIME: _ClientOrder.ValueType  # 1
+    """Oldest first."""
+    CLIENT_ORDER_CREATE_TIME_DESC: _ClientOrder.ValueType  # 2
+    """Newest first."""
+    CLIENT_ORDER_DISPLAY_NAME: _ClientOrder.ValueType  # 3
+    """By name without regard to case, then oldest first."""
+
+class ClientOrder(_ClientOrder, metaclass=_ClientOrderEnumTypeWrapper):
+    """ClientOrder is an order of clients."""
+
+CLIENT_ORDER_UNSPECIFIED: ClientOrder.ValueType  # 0
+"""Oldest first."""
+CLIENT_ORDER_CREATE_TIME: ClientOrder.ValueType  # 1
+"""Oldest first."""
+CLIENT_ORDER_CREATE_TIME_DESC: ClientOrder.ValueType  # 2
+"""Newest first."""
+CLIENT_ORDER_DISPLAY_NAME: ClientOrder.ValueType  # 3
+"""By name without regard to case, then oldest first."""
+Global___ClientOrder: _TypeAlias = ClientOrder  # noqa: Y015
 
 @_typing.final
 class CreateClientRequest(_message.Message):
@@ -127,10 +156,13 @@ class ListClientsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Clients per page: 50 if 0, at most 500."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter; empty for the first."""
+    order: Global___ClientOrder.ValueType
+    """In which order; oldest first if unset."""
     @_builtins.property
     def filter(self) -> Global___ClientFilter:
         """Which clients to list; all if absent."""
@@ -141,10 +173,11 @@ class ListClientsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         filter: Global___ClientFilter | None = ...,
+        order: Global___ClientOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order", b"order", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +193,8 @@ class ClientFilter(_message.Message):
     INDUSTRY_FIELD_NUMBER: _builtins.int
     PARENT_CLIENT_ID_FIELD_NUMBER: _builtins.int
     SHOW_ARCHIVED_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_CONTAINS_FIELD_NUMBER: _builtins.int
+    MEMBER_USER_ID_FIELD_NUMBER: _builtins.int
     type: _client_pb2.ClientType.ValueType
     """Only this kind; all if unset."""
     industry: _builtins.str
@@ -167,7 +202,11 @@ class ClientFilter(_message.Message):
     parent_client_id: _builtins.str
     """Only direct children of this agency."""
     show_archived: _builtins.bool
-    """Whether to list archived clients too."""
+    """Whether to list archived clients too. Clients under an archived agency are listed in any case."""
+    display_name_contains: _builtins.str
+    """Only clients whose name contains this, without regard to case."""
+    member_user_id: _builtins.str
+    """Only clients of which this person is a member directly."""
     def __init__(
         self,
         *,
@@ -175,10 +214,12 @@ class ClientFilter(_message.Message):
         industry: _builtins.str = ...,
         parent_client_id: _builtins.str = ...,
         show_archived: _builtins.bool = ...,
+        display_name_contains: _builtins.str = ...,
+        member_user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["industry", b"industry", "parent_client_id", b"parent_client_id", "show_archived", b"show_archived", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name_contains", b"display_name_contains", "industry", b"industry", "member_user_id", b"member_user_id", "parent_client_id", b"parent_client_id", "show_archived", b"show_archived", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,3 +310,447 @@ class UpdateClientResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateClientResponse: _TypeAlias = UpdateClientResponse  # noqa: Y015
+
+@_typing.final
+class MoveClientRequest(_message.Message):
+    """MoveClientRequest says where to put a client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PARENT_CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    parent_client_id: _builtins.str
+    """UUID of the agency to put it under; empty for the top."""
+    etag: _builtins.str
+    """The client's `etag`; if given, the call is ABORTED when the client changed since."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        parent_client_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "etag", b"etag", "parent_client_id", b"parent_client_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveClientRequest: _TypeAlias = MoveClientRequest  # noqa: Y015
+
+@_typing.final
+class MoveClientResponse(_message.Message):
+    """MoveClientResponse carries the client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def client(self) -> _client_pb2.Client:
+        """The client at its new place."""
+
+    def __init__(
+        self,
+        *,
+        client: _client_pb2.Client | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveClientResponse: _TypeAlias = MoveClientResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveClientRequest(_message.Message):
+    """ArchiveClientRequest names the client to archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    etag: _builtins.str
+    """The client's `etag`; if given, the call is ABORTED when the client changed since."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveClientRequest: _TypeAlias = ArchiveClientRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveClientResponse(_message.Message):
+    """ArchiveClientResponse carries the client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def client(self) -> _client_pb2.Client:
+        """The client with its `archive_time`."""
+
+    def __init__(
+        self,
+        *,
+        client: _client_pb2.Client | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveClientResponse: _TypeAlias = ArchiveClientResponse  # noqa: Y015
+
+@_typing.final
+class RestoreClientRequest(_message.Message):
+    """RestoreClientRequest names the client to restore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    etag: _builtins.str
+    """The client's `etag`; if given, the call is ABORTED when the client changed since."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreClientRequest: _TypeAlias = RestoreClientRequest  # noqa: Y015
+
+@_typing.final
+class RestoreClientResponse(_message.Message):
+    """RestoreClientResponse carries the client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def client(self) -> _client_pb2.Client:
+        """The client without `archive_time`."""
+
+    def __init__(
+        self,
+        *,
+        client: _client_pb2.Client | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreClientResponse: _TypeAlias = RestoreClientResponse  # noqa: Y015
+
+@_typing.final
+class RequestClientPurgeRequest(_message.Message):
+    """RequestClientPurgeRequest names the client to erase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    etag: _builtins.str
+    """The client's `etag`; if given, the call is ABORTED when the client changed since."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestClientPurgeRequest: _TypeAlias = RequestClientPurgeRequest  # noqa: Y015
+
+@_typing.final
+class RequestClientPurgeResponse(_message.Message):
+    """RequestClientPurgeResponse carries what the second step needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_TOKEN_FIELD_NUMBER: _builtins.int
+    confirmation_token: _builtins.str
+    """Token to send with ConfirmClientPurge. It is worthless once the request is withdrawn."""
+    @_builtins.property
+    def client(self) -> _client_pb2.Client:
+        """The client with its `purge_allowed_time`."""
+
+    def __init__(
+        self,
+        *,
+        client: _client_pb2.Client | None = ...,
+        confirmation_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "confirmation_token", b"confirmation_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestClientPurgeResponse: _TypeAlias = RequestClientPurgeResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmClientPurgeRequest(_message.Message):
+    """ConfirmClientPurgeRequest confirms the erasure of a client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    confirmation_token: _builtins.str
+    """`confirmation_token` of the first step."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        confirmation_token: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "confirmation_token", b"confirmation_token", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmClientPurgeRequest: _TypeAlias = ConfirmClientPurgeRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmClientPurgeResponse(_message.Message):
+    """ConfirmClientPurgeResponse carries the client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def client(self) -> _client_pb2.Client:
+        """What is left of the client, with its `purge_time`."""
+
+    def __init__(
+        self,
+        *,
+        client: _client_pb2.Client | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmClientPurgeResponse: _TypeAlias = ConfirmClientPurgeResponse  # noqa: Y015
+
+@_typing.final
+class AddClientMemberRequest(_message.Message):
+    """AddClientMemberRequest names a client and a person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    user_id: _builtins.str
+    """UUID of the person."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddClientMemberRequest: _TypeAlias = AddClientMemberRequest  # noqa: Y015
+
+@_typing.final
+class AddClientMemberResponse(_message.Message):
+    """AddClientMemberResponse carries the membership."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def member(self) -> _client_pb2.ClientMember:
+        """The membership."""
+
+    def __init__(
+        self,
+        *,
+        member: _client_pb2.ClientMember | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddClientMemberResponse: _TypeAlias = AddClientMemberResponse  # noqa: Y015
+
+@_typing.final
+class RemoveClientMemberRequest(_message.Message):
+    """RemoveClientMemberRequest names a membership."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    user_id: _builtins.str
+    """UUID of the person."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "request_id", b"request_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveClientMemberRequest: _TypeAlias = RemoveClientMemberRequest  # noqa: Y015
+
+@_typing.final
+class RemoveClientMemberResponse(_message.Message):
+    """RemoveClientMemberResponse carries the membership that ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def member(self) -> _client_pb2.ClientMember:
+        """The membership as it was."""
+
+    def __init__(
+        self,
+        *,
+        member: _client_pb2.ClientMember | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveClientMemberResponse: _TypeAlias = RemoveClientMemberResponse  # noqa: Y015
+
+@_typing.final
+class ListClientMembersRequest(_message.Message):
+    """ListClientMembersRequest asks for a page of members."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """UUID of the client."""
+    page_size: _builtins.int
+    """Members per page: 50 if 0, at most 500."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClientMembersRequest: _TypeAlias = ListClientMembersRequest  # noqa: Y015
+
+@_typing.final
+class ListClientMembersResponse(_message.Message):
+    """ListClientMembersResponse is a page of members."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[_client_pb2.ClientMember]:
+        """The members."""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[_client_pb2.ClientMember] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClientMembersResponse: _TypeAlias = ListClientMembersResponse  # noqa: Y015

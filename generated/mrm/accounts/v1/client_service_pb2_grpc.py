@@ -55,6 +55,46 @@ class ClientServiceStub:
                 request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.UpdateClientRequest.SerializeToString,
                 response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.UpdateClientResponse.FromString,
                 _registered_method=True)
+        self.MoveClient = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/MoveClient',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.MoveClientRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.MoveClientResponse.FromString,
+                _registered_method=True)
+        self.ArchiveClient = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/ArchiveClient',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ArchiveClientRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ArchiveClientResponse.FromString,
+                _registered_method=True)
+        self.RestoreClient = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/RestoreClient',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RestoreClientRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RestoreClientResponse.FromString,
+                _registered_method=True)
+        self.RequestClientPurge = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/RequestClientPurge',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RequestClientPurgeRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RequestClientPurgeResponse.FromString,
+                _registered_method=True)
+        self.ConfirmClientPurge = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/ConfirmClientPurge',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ConfirmClientPurgeRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ConfirmClientPurgeResponse.FromString,
+                _registered_method=True)
+        self.AddClientMember = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/AddClientMember',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.AddClientMemberRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.AddClientMemberResponse.FromString,
+                _registered_method=True)
+        self.RemoveClientMember = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/RemoveClientMember',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RemoveClientMemberRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RemoveClientMemberResponse.FromString,
+                _registered_method=True)
+        self.ListClientMembers = channel.unary_unary(
+                '/mrm.accounts.v1.ClientService/ListClientMembers',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ListClientMembersRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ListClientMembersResponse.FromString,
+                _registered_method=True)
 
 
 class ClientServiceServicer:
@@ -76,7 +116,7 @@ class ClientServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListClients(self, request, context):
-        """ListClients lists the clients in the caller's scope, oldest first.
+        """ListClients lists the clients in the caller's scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +124,73 @@ class ClientServiceServicer:
 
     def UpdateClient(self, request, context):
         """UpdateClient changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the client changed since it was read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveClient(self, request, context):
+        """MoveClient puts a client, with everything under it, under another agency or at the top. Members of the agencies it
+        leaves lose sight of it at once. Only who reaches all clients can move one to the top. FAILED_PRECONDITION if a campaign
+        under it runs in a platform account of an agency that it leaves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveClient(self, request, context):
+        """ArchiveClient makes a client and everything under it read-only: changes of its projects, campaigns, plans and teams answer
+        FAILED_PRECONDITION with STATE_FORBIDS, and its platform accounts rest. Measurements are still taken, because platforms
+        restate the past.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreClient(self, request, context):
+        """RestoreClient takes a client out of the archive and withdraws a requested purge. It stays read-only while an agency above
+        it is archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestClientPurge(self, request, context):
+        """RequestClientPurge is the first step of erasing an archived client for good. Nothing happens yet: the second step,
+        ConfirmClientPurge, works from `purge_allowed_time` on, and RestoreClient withdraws the request. A client with clients
+        under it cannot be purged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmClientPurge(self, request, context):
+        """ConfirmClientPurge erases a client for good. From then on it answers NOT_FOUND to everybody, its open streams end within
+        a second, its platform credentials and the key that links events to people are gone, and its names are replaced. What
+        other stores hold of it is erased afterwards. The record of changes stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddClientMember(self, request, context):
+        """AddClientMember lets a person see a client and everything under it. Adding twice is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveClientMember(self, request, context):
+        """RemoveClientMember ends a membership. The person's next call does not see the client any more, and open watches of it end
+        within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClientMembers(self, request, context):
+        """ListClientMembers lists the members of a client itself, in the order of their accounts. Members of an agency above see the
+        client, too, but are not listed. ListClients with `filter.member_user_id` answers the opposite question.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +218,46 @@ def add_ClientServiceServicer_to_server(servicer, server):
                     servicer.UpdateClient,
                     request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.UpdateClientRequest.FromString,
                     response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.UpdateClientResponse.SerializeToString,
+            ),
+            'MoveClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveClient,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.MoveClientRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.MoveClientResponse.SerializeToString,
+            ),
+            'ArchiveClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveClient,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ArchiveClientRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ArchiveClientResponse.SerializeToString,
+            ),
+            'RestoreClient': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreClient,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RestoreClientRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RestoreClientResponse.SerializeToString,
+            ),
+            'RequestClientPurge': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestClientPurge,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RequestClientPurgeRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RequestClientPurgeResponse.SerializeToString,
+            ),
+            'ConfirmClientPurge': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmClientPurge,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ConfirmClientPurgeRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ConfirmClientPurgeResponse.SerializeToString,
+            ),
+            'AddClientMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddClientMember,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.AddClientMemberRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.AddClientMemberResponse.SerializeToString,
+            ),
+            'RemoveClientMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveClientMember,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RemoveClientMemberRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.RemoveClientMemberResponse.SerializeToString,
+            ),
+            'ListClientMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClientMembers,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ListClientMembersRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_client__service__pb2.ListClientMembersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +369,222 @@ class ClientService:
             '/mrm.accounts.v1.ClientService/UpdateClient',
             mrm_dot_accounts_dot_v1_dot_client__service__pb2.UpdateClientRequest.SerializeToString,
             mrm_dot_accounts_dot_v1_dot_client__service__pb2.UpdateClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/MoveClient',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.MoveClientRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.MoveClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/ArchiveClient',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.ArchiveClientRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.ArchiveClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreClient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/RestoreClient',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.RestoreClientRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.RestoreClientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestClientPurge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/RequestClientPurge',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.RequestClientPurgeRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.RequestClientPurgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmClientPurge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/ConfirmClientPurge',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.ConfirmClientPurgeRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.ConfirmClientPurgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddClientMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/AddClientMember',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.AddClientMemberRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.AddClientMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveClientMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/RemoveClientMember',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.RemoveClientMemberRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.RemoveClientMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClientMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ClientService/ListClientMembers',
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.ListClientMembersRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_client__service__pb2.ListClientMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,9 +38,43 @@ class ClientServiceStub:
     GetClient: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.GetClientRequest, _client_service_pb2.GetClientResponse]
     """GetClient reads one client."""
     ListClients: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.ListClientsRequest, _client_service_pb2.ListClientsResponse]
-    """ListClients lists the clients in the caller's scope, oldest first."""
+    """ListClients lists the clients in the caller's scope."""
     UpdateClient: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.UpdateClientRequest, _client_service_pb2.UpdateClientResponse]
     """UpdateClient changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the client changed since it was read."""
+    MoveClient: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.MoveClientRequest, _client_service_pb2.MoveClientResponse]
+    """MoveClient puts a client, with everything under it, under another agency or at the top. Members of the agencies it
+    leaves lose sight of it at once. Only who reaches all clients can move one to the top. FAILED_PRECONDITION if a campaign
+    under it runs in a platform account of an agency that it leaves.
+    """
+    ArchiveClient: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.ArchiveClientRequest, _client_service_pb2.ArchiveClientResponse]
+    """ArchiveClient makes a client and everything under it read-only: changes of its projects, campaigns, plans and teams answer
+    FAILED_PRECONDITION with STATE_FORBIDS, and its platform accounts rest. Measurements are still taken, because platforms
+    restate the past.
+    """
+    RestoreClient: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.RestoreClientRequest, _client_service_pb2.RestoreClientResponse]
+    """RestoreClient takes a client out of the archive and withdraws a requested purge. It stays read-only while an agency above
+    it is archived.
+    """
+    RequestClientPurge: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.RequestClientPurgeRequest, _client_service_pb2.RequestClientPurgeResponse]
+    """RequestClientPurge is the first step of erasing an archived client for good. Nothing happens yet: the second step,
+    ConfirmClientPurge, works from `purge_allowed_time` on, and RestoreClient withdraws the request. A client with clients
+    under it cannot be purged.
+    """
+    ConfirmClientPurge: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.ConfirmClientPurgeRequest, _client_service_pb2.ConfirmClientPurgeResponse]
+    """ConfirmClientPurge erases a client for good. From then on it answers NOT_FOUND to everybody, its open streams end within
+    a second, its platform credentials and the key that links events to people are gone, and its names are replaced. What
+    other stores hold of it is erased afterwards. The record of changes stays.
+    """
+    AddClientMember: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.AddClientMemberRequest, _client_service_pb2.AddClientMemberResponse]
+    """AddClientMember lets a person see a client and everything under it. Adding twice is harmless."""
+    RemoveClientMember: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.RemoveClientMemberRequest, _client_service_pb2.RemoveClientMemberResponse]
+    """RemoveClientMember ends a membership. The person's next call does not see the client any more, and open watches of it end
+    within a second.
+    """
+    ListClientMembers: _grpc.UnaryUnaryMultiCallable[_client_service_pb2.ListClientMembersRequest, _client_service_pb2.ListClientMembersResponse]
+    """ListClientMembers lists the members of a client itself, in the order of their accounts. Members of an agency above see the
+    client, too, but are not listed. ListClients with `filter.member_user_id` answers the opposite question.
+    """
 
 @_typing.type_check_only
 class ClientServiceAsyncStub(ClientServiceStub):
@@ -52,9 +86,43 @@ class ClientServiceAsyncStub(ClientServiceStub):
     GetClient: _aio.UnaryUnaryMultiCallable[_client_service_pb2.GetClientRequest, _client_service_pb2.GetClientResponse]  # type: ignore[assignment]
     """GetClient reads one client."""
     ListClients: _aio.UnaryUnaryMultiCallable[_client_service_pb2.ListClientsRequest, _client_service_pb2.ListClientsResponse]  # type: ignore[assignment]
-    """ListClients lists the clients in the caller's scope, oldest first."""
+    """ListClients lists the clients in the caller's scope."""
     UpdateClient: _aio.UnaryUnaryMultiCallable[_client_service_pb2.UpdateClientRequest, _client_service_pb2.UpdateClientResponse]  # type: ignore[assignment]
     """UpdateClient changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the client changed since it was read."""
+    MoveClient: _aio.UnaryUnaryMultiCallable[_client_service_pb2.MoveClientRequest, _client_service_pb2.MoveClientResponse]  # type: ignore[assignment]
+    """MoveClient puts a client, with everything under it, under another agency or at the top. Members of the agencies it
+    leaves lose sight of it at once. Only who reaches all clients can move one to the top. FAILED_PRECONDITION if a campaign
+    under it runs in a platform account of an agency that it leaves.
+    """
+    ArchiveClient: _aio.UnaryUnaryMultiCallable[_client_service_pb2.ArchiveClientRequest, _client_service_pb2.ArchiveClientResponse]  # type: ignore[assignment]
+    """ArchiveClient makes a client and everything under it read-only: changes of its projects, campaigns, plans and teams answer
+    FAILED_PRECONDITION with STATE_FORBIDS, and its platform accounts rest. Measurements are still taken, because platforms
+    restate the past.
+    """
+    RestoreClient: _aio.UnaryUnaryMultiCallable[_client_service_pb2.RestoreClientRequest, _client_service_pb2.RestoreClientResponse]  # type: ignore[assignment]
+    """RestoreClient takes a client out of the archive and withdraws a requested purge. It stays read-only while an agency above
+    it is archived.
+    """
+    RequestClientPurge: _aio.UnaryUnaryMultiCallable[_client_service_pb2.RequestClientPurgeRequest, _client_service_pb2.RequestClientPurgeResponse]  # type: ignore[assignment]
+    """RequestClientPurge is the first step of erasing an archived client for good. Nothing happens yet: the second step,
+    ConfirmClientPurge, works from `purge_allowed_time` on, and RestoreClient withdraws the request. A client with clients
+    under it cannot be purged.
+    """
+    ConfirmClientPurge: _aio.UnaryUnaryMultiCallable[_client_service_pb2.ConfirmClientPurgeRequest, _client_service_pb2.ConfirmClientPurgeResponse]  # type: ignore[assignment]
+    """ConfirmClientPurge erases a client for good. From then on it answers NOT_FOUND to everybody, its open streams end within
+    a second, its platform credentials and the key that links events to people are gone, and its names are replaced. What
+    other stores hold of it is erased afterwards. The record of changes stays.
+    """
+    AddClientMember: _aio.UnaryUnaryMultiCallable[_client_service_pb2.AddClientMemberRequest, _client_service_pb2.AddClientMemberResponse]  # type: ignore[assignment]
+    """AddClientMember lets a person see a client and everything under it. Adding twice is harmless."""
+    RemoveClientMember: _aio.UnaryUnaryMultiCallable[_client_service_pb2.RemoveClientMemberRequest, _client_service_pb2.RemoveClientMemberResponse]  # type: ignore[assignment]
+    """RemoveClientMember ends a membership. The person's next call does not see the client any more, and open watches of it end
+    within a second.
+    """
+    ListClientMembers: _aio.UnaryUnaryMultiCallable[_client_service_pb2.ListClientMembersRequest, _client_service_pb2.ListClientMembersResponse]  # type: ignore[assignment]
+    """ListClientMembers lists the members of a client itself, in the order of their accounts. Members of an agency above see the
+    client, too, but are not listed. ListClients with `filter.member_user_id` answers the opposite question.
+    """
 
 class ClientServiceServicer(metaclass=_abc_1.ABCMeta):
     """ClientService manages the agency's customers."""
@@ -81,7 +149,7 @@ class ClientServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _client_service_pb2.ListClientsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_client_service_pb2.ListClientsResponse, _abc.Awaitable[_client_service_pb2.ListClientsResponse]]:
-        """ListClients lists the clients in the caller's scope, oldest first."""
+        """ListClients lists the clients in the caller's scope."""
 
     @_abc_1.abstractmethod
     def UpdateClient(
@@ -90,5 +158,87 @@ class ClientServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_client_service_pb2.UpdateClientResponse, _abc.Awaitable[_client_service_pb2.UpdateClientResponse]]:
         """UpdateClient changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the client changed since it was read."""
+
+    @_abc_1.abstractmethod
+    def MoveClient(
+        self,
+        request: _client_service_pb2.MoveClientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.MoveClientResponse, _abc.Awaitable[_client_service_pb2.MoveClientResponse]]:
+        """MoveClient puts a client, with everything under it, under another agency or at the top. Members of the agencies it
+        leaves lose sight of it at once. Only who reaches all clients can move one to the top. FAILED_PRECONDITION if a campaign
+        under it runs in a platform account of an agency that it leaves.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveClient(
+        self,
+        request: _client_service_pb2.ArchiveClientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.ArchiveClientResponse, _abc.Awaitable[_client_service_pb2.ArchiveClientResponse]]:
+        """ArchiveClient makes a client and everything under it read-only: changes of its projects, campaigns, plans and teams answer
+        FAILED_PRECONDITION with STATE_FORBIDS, and its platform accounts rest. Measurements are still taken, because platforms
+        restate the past.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreClient(
+        self,
+        request: _client_service_pb2.RestoreClientRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.RestoreClientResponse, _abc.Awaitable[_client_service_pb2.RestoreClientResponse]]:
+        """RestoreClient takes a client out of the archive and withdraws a requested purge. It stays read-only while an agency above
+        it is archived.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestClientPurge(
+        self,
+        request: _client_service_pb2.RequestClientPurgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.RequestClientPurgeResponse, _abc.Awaitable[_client_service_pb2.RequestClientPurgeResponse]]:
+        """RequestClientPurge is the first step of erasing an archived client for good. Nothing happens yet: the second step,
+        ConfirmClientPurge, works from `purge_allowed_time` on, and RestoreClient withdraws the request. A client with clients
+        under it cannot be purged.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmClientPurge(
+        self,
+        request: _client_service_pb2.ConfirmClientPurgeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.ConfirmClientPurgeResponse, _abc.Awaitable[_client_service_pb2.ConfirmClientPurgeResponse]]:
+        """ConfirmClientPurge erases a client for good. From then on it answers NOT_FOUND to everybody, its open streams end within
+        a second, its platform credentials and the key that links events to people are gone, and its names are replaced. What
+        other stores hold of it is erased afterwards. The record of changes stays.
+        """
+
+    @_abc_1.abstractmethod
+    def AddClientMember(
+        self,
+        request: _client_service_pb2.AddClientMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.AddClientMemberResponse, _abc.Awaitable[_client_service_pb2.AddClientMemberResponse]]:
+        """AddClientMember lets a person see a client and everything under it. Adding twice is harmless."""
+
+    @_abc_1.abstractmethod
+    def RemoveClientMember(
+        self,
+        request: _client_service_pb2.RemoveClientMemberRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.RemoveClientMemberResponse, _abc.Awaitable[_client_service_pb2.RemoveClientMemberResponse]]:
+        """RemoveClientMember ends a membership. The person's next call does not see the client any more, and open watches of it end
+        within a second.
+        """
+
+    @_abc_1.abstractmethod
+    def ListClientMembers(
+        self,
+        request: _client_service_pb2.ListClientMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_client_service_pb2.ListClientMembersResponse, _abc.Awaitable[_client_service_pb2.ListClientMembersResponse]]:
+        """ListClientMembers lists the members of a client itself, in the order of their accounts. Members of an agency above see the
+        client, too, but are not listed. ListClients with `filter.member_user_id` answers the opposite question.
+        """
 
 def add_ClientServiceServicer_to_server(servicer: ClientServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
