@@ -16,12 +16,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from uuid_utils.compat import uuid7
 
-from mrm.accounts.v1 import api_key_service_pb2, client_service_pb2, session_service_pb2
+from mrm.accounts.v1 import (
+    api_key_service_pb2,
+    client_service_pb2,
+    service_account_service_pb2,
+    session_service_pb2,
+)
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.planning.v1 import project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
+from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import Passwords, SessionService
 from server.campaigns.campaign_service import CampaignService
 from server.planning.project_service import ProjectService
@@ -64,6 +70,7 @@ SERVICES = (
     project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"],
+    service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
 )
 
 # Each value is explained where it was learned, in the notes on grpc.aio in ARCHITECTURE.md.
@@ -169,6 +176,7 @@ class Application:
         )
         self._pipeline.register(server, SERVICES[3], [ProjectService(database, pager)])
         self._pipeline.register(server, SERVICES[4], [CampaignService(database, pager)])
+        self._pipeline.register(server, SERVICES[6], [ServiceAccountService(database, pager)])
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
         signals = await self._opened(_signals(settings))
         directory = CampaignDirectory(database, clickhouse)

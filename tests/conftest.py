@@ -23,6 +23,7 @@ from mrm.accounts.v1 import (
     client_pb2,
     client_service_pb2,
     client_service_pb2_grpc,
+    service_account_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
 )
@@ -64,6 +65,7 @@ class Caller:
     user_id: UUID | None = None
     sessions: session_service_pb2_grpc.SessionServiceAsyncStub = field(init=False)
     api_keys: api_key_service_pb2_grpc.ApiKeyServiceAsyncStub = field(init=False)
+    service_accounts: service_account_service_pb2_grpc.ServiceAccountServiceAsyncStub = field(init=False)
     clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
@@ -73,6 +75,7 @@ class Caller:
         channel = self.channel
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         self.api_keys = api_key_service_pb2_grpc.ApiKeyServiceStub(channel)
+        self.service_accounts = service_account_service_pb2_grpc.ServiceAccountServiceStub(channel)
         self.clients = client_service_pb2_grpc.ClientServiceStub(channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)

@@ -4,11 +4,12 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from mrm.accounts.v1 import api_key_pb2, client_pb2, user_pb2
+from mrm.accounts.v1 import api_key_pb2, client_pb2, service_account_pb2, user_pb2
 from mrm.common.v1 import options_pb2
 from server.rpc.values import EnumWords, etag, timestamp
 from storage.postgres.api_keys import ApiKey
 from storage.postgres.clients import Client, Member
+from storage.postgres.service_accounts import ServiceAccount
 from storage.postgres.users import User
 
 ROLES = EnumWords(user_pb2.UserRole, "USER_ROLE_")
@@ -55,6 +56,21 @@ def api_key(row: ApiKey) -> api_key_pb2.ApiKey:
         expire_time=timestamp(row.expires_at),
         revoke_time=timestamp(row.revoked_at),
         last_use_time=timestamp(row.last_used_at),
+        service_account_id=str(row.service_account_id or ""),
+        successor_api_key_id=str(row.successor_id or ""),
+    )
+
+
+def service_account(row: ServiceAccount) -> service_account_pb2.ServiceAccount:
+    """A service account."""
+    return service_account_pb2.ServiceAccount(
+        service_account_id=str(row.id),
+        etag=etag(row.revision),
+        display_name=row.name,
+        description=row.description,
+        create_time=timestamp(row.created_at),
+        update_time=timestamp(row.updated_at),
+        disable_time=timestamp(row.disabled_at),
     )
 
 

@@ -10,6 +10,10 @@ _READ = frozenset(
 # Rights that only a program's key may hold: measurements come from trackers and platforms, not from people.
 KEY_ONLY = frozenset({"STATISTICS_INGEST"})
 
+# Rights that no key may hold: a key that makes people makes itself an administrator, and what cannot be undone or is a
+# decision has a person behind it.
+PEOPLE_ONLY = frozenset({"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE"})
+
 ALL = frozenset(permission_name(value) for value in options_pb2.Permission.values()) - {
     "UNSPECIFIED",
     "PUBLIC",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from server.accounts.permissions import ROLE_PERMISSIONS
+from server.accounts.permissions import PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.rpc.call import Principal
 from server.rpc.errors import ResourceExhausted, Unauthenticated
 from server.settings import AuthSettings
@@ -121,13 +121,15 @@ class Authenticator:
         principal = Principal(
             kind="api_key",
             principal_id=key.id,
-            permissions=frozenset(key.permissions),
+            permissions=frozenset(key.permissions) - PEOPLE_ONLY,
             scope=Scope(everything=key.all_clients, client_ids=tuple(key.client_ids)),
             credential=credential,
             expire_time=key.expires_at.timestamp() if key.expires_at else None,
+            service_account_id=key.service_account_id,
+            family_id=key.family_id,
         )
         try:
-            state = await self._limiter.hit(str(key.id), endpoint, limit)
+            state = await self._limiter.hit(str(key.family_id), endpoint, limit)
         except StoreUnavailable:
             return Admission(principal, limit, limit, 0)
         refuse_if_limited(state)

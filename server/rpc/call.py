@@ -27,6 +27,8 @@ class Principal:
         credential: Digest that names the session or key, never the secret itself.
         role: The user's role in lower case; empty for keys.
         expire_time: Unix time at which the credentials end, if they do.
+        service_account_id: The program that a key belongs to, if it belongs to one.
+        family_id: The first key of a key's chain of rotations; None for others.
     """
 
     kind: str
@@ -36,6 +38,16 @@ class Principal:
     credential: str = ""
     role: str = ""
     expire_time: float | None = None
+    service_account_id: UUID | None = None
+    family_id: UUID | None = None
+
+    @property
+    def lasting_id(self) -> UUID | None:
+        """Whose retries, tokens and limits these are: the user's, or those of all keys of one chain of rotations.
+
+        They have the same rights, so a program may change its key between a call and its retry.
+        """
+        return self.family_id or self.principal_id
 
 
 ANONYMOUS = Principal("anonymous", None, frozenset(), Scope())

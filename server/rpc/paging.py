@@ -89,5 +89,5 @@ def _query(request: Message, call: Call) -> bytes:
     bare.CopyFrom(request)
     bare.ClearField("page_token")
     bare.ClearField("page_size")
-    text = f"{call.method}|{call.principal.principal_id}|".encode()
+    text = f"{call.method}|{call.principal.lasting_id}|".encode()
     return hashlib.sha256(text + bare.SerializeToString(deterministic=True)).digest()

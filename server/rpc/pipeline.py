@@ -236,7 +236,7 @@ class Pipeline:
         """Runs a mutation: its changes, audit records and stored reply commit together or not at all."""
         key = UUID(request.request_id) if request.request_id else None
         digest = _request_hash(request) if key else b""
-        actor = principal.principal_id
+        actor = principal.lasting_id
         assert actor is not None, "mutations are never public"
 
         async def attempt(tx: Transaction) -> Any:

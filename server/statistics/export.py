@@ -383,7 +383,7 @@ def _binding(request: Request, call: ExportCall) -> bytes:
     for ids in (chosen.client_ids, chosen.project_ids, chosen.campaign_ids):
         ids[:] = sorted({each.lower() for each in ids})
     chosen.platforms[:] = sorted(chosen.platforms)
-    caller = f"{call.principal.kind}|{call.principal.principal_id}|".encode()
+    caller = f"{call.principal.kind}|{call.principal.lasting_id}|".encode()
     return hashlib.sha256(caller + wanted.SerializeToString(deterministic=True)).digest()
 
 

@@ -93,7 +93,7 @@ def _binding(request: statistics_service_pb2.ListQuarantinedEventsRequest, call:
     bare = statistics_service_pb2.ListQuarantinedEventsRequest(
         client_id=request.client_id.lower(), campaign_id=request.campaign_id.lower(), reason=request.reason
     )
-    caller = f"{call.principal.kind}|{call.principal.principal_id}|".encode()
+    caller = f"{call.principal.kind}|{call.principal.lasting_id}|".encode()
     return hashlib.sha256(caller + bare.SerializeToString(deterministic=True)).digest()
 
 

@@ -81,5 +81,5 @@ def binding(request: statistics_service_pb2.WatchMetricsRequest, call: Call) -> 
     else:
         # Not set, unspecified and today are the same window.
         watched.window = request.window or statistics_service_pb2.WATCH_WINDOW_TODAY
-    caller = f"{call.principal.kind}|{call.principal.principal_id}|".encode()
+    caller = f"{call.principal.kind}|{call.principal.lasting_id}|".encode()
     return hashlib.sha256(caller + watched.SerializeToString(deterministic=True)).digest()

@@ -77,6 +77,9 @@ async def test_keys_cannot_outgrow_their_maker(world: World, failing: Failing) -
     failure = await failing(key.api_keys.CreateApiKey(request, metadata=key.auth))
     assert failure.metadata["permission"] == "CLIENTS_WRITE"
     request.permissions[:] = [options_pb2.PERMISSION_STATISTICS_INGEST]
+    failure = await failing(key.api_keys.CreateApiKey(request, metadata=key.auth))
+    assert failure.metadata["permission"] == "STATISTICS_INGEST", "only people give keys what only keys have"
+    request.permissions[:] = [options_pb2.PERMISSION_API_KEYS_WRITE]
     request.client_ids[:] = [(await world.client()).client_id]
     assert (await failing(key.api_keys.CreateApiKey(request, metadata=key.auth))).code == grpc.StatusCode.NOT_FOUND
     request.client_ids[:] = []

@@ -13,7 +13,7 @@ from storage.errors import Conflict, FencedOut, IdempotencyMismatch, Invalid
 from storage.postgres import api_keys, audit, idempotency, leases, metrics_state, outbox, streams, users
 from storage.postgres.database import Database, Transaction
 from storage.postgres.ids import new_id
-from storage.scope import Scope
+from storage.scope import EVERYTHING, Scope
 
 METHOD = "/mrm.campaigns.v1.CampaignService/PauseCampaign"
 
@@ -247,14 +247,15 @@ class TestApiKeys:
         good = await self.make(db, 1, expires_at=now + timedelta(hours=1), client_ids=[new_id()])
         expired = await self.make(db, 2, expires_at=now - timedelta(seconds=1))
         revoked = await self.make(db, 3, all_clients=True)
-        ended = await api_keys.revoke(db, revoked.id)
+        ended = await api_keys.revoke(db, EVERYTHING, revoked.id)
         assert ended is not None
-        assert await api_keys.revoke(db, revoked.id) == ended
-        assert await api_keys.revoke(db, new_id()) is None
+        assert await api_keys.revoke(db, EVERYTHING, revoked.id) == ended
+        assert await api_keys.revoke(db, EVERYTHING, new_id()) is None
         assert [await api_keys.by_hash(db, bytes([n]) * 32) for n in range(4)] == [None, good, None, None]
         assert await api_keys.active_ids(db, [good.id, expired.id, revoked.id, new_id()]) == {good.id}
-        assert await api_keys.list_page(db, limit=9) == [good, expired]
-        assert await api_keys.list_page(db, limit=9, after=good.id, include_revoked=True) == [expired, ended]
+        assert await api_keys.list_page(db, EVERYTHING, limit=9) == [good, expired]
+        listed = await api_keys.list_page(db, EVERYTHING, limit=9, after=good.id, include_revoked=True)
+        assert listed == [expired, ended]
 
     async def test_use_is_noted_by_the_minute(self, db: Database) -> None:
         key = await self.make(db)

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mrm.common.v1 import options_pb2 as mrm_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmrm/accounts/v1/api_key.proto\x12\x0fmrm.accounts.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmrm/common/v1/options.proto\"\xd5\x03\n\x06\x41piKey\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x16\n\x06prefix\x18\x03 \x01(\tR\x06prefix\x12;\n\x0bpermissions\x18\x04 \x03(\x0e\x32\x19.mrm.common.v1.PermissionR\x0bpermissions\x12\x1d\n\nclient_ids\x18\x05 \x03(\tR\tclientIds\x12\x1f\n\x0b\x61ll_clients\x18\x06 \x01(\x08R\nallClients\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\x12>\n\rlast_use_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0blastUseTimeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmrm/accounts/v1/api_key.proto\x12\x0fmrm.accounts.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bmrm/common/v1/options.proto\"\xb4\x04\n\x06\x41piKey\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x16\n\x06prefix\x18\x03 \x01(\tR\x06prefix\x12;\n\x0bpermissions\x18\x04 \x03(\x0e\x32\x19.mrm.common.v1.PermissionR\x0bpermissions\x12\x1d\n\nclient_ids\x18\x05 \x03(\tR\tclientIds\x12\x1f\n\x0b\x61ll_clients\x18\x06 \x01(\x08R\nallClients\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\x12>\n\rlast_use_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0blastUseTime\x12,\n\x12service_account_id\x18\x0b \x01(\tR\x10serviceAccountId\x12/\n\x14successor_api_key_id\x18\x0c \x01(\tR\x11successorApiKeyIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrm.accounts.v1.api_key_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_APIKEY']._serialized_start=113
-  _globals['_APIKEY']._serialized_end=582
+  _globals['_APIKEY']._serialized_end=677
 # @@protoc_insertion_point(module_scope)

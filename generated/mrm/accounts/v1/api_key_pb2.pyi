@@ -36,6 +36,8 @@ class ApiKey(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_API_KEY_ID_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """UUID of the key."""
     display_name: _builtins.str
@@ -44,6 +46,10 @@ class ApiKey(_message.Message):
     """First characters of the secret, to recognise it by."""
     all_clients: _builtins.bool
     """Whether the key may touch every client; `client_ids` is empty then."""
+    service_account_id: _builtins.str
+    """The program the key belongs to; empty if to none. The key works only while its account is enabled."""
+    successor_api_key_id: _builtins.str
+    """The key that RotateApiKey put in this one's place; empty if none. Both work until this one's `expire_time`."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_options_pb2.Permission.ValueType]:
         """Rights of the key."""
@@ -81,10 +87,12 @@ class ApiKey(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        service_account_id: _builtins.str = ...,
+        successor_api_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_clients", b"all_clients", "api_key_id", b"api_key_id", "client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "permissions", b"permissions", "prefix", b"prefix", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_clients", b"all_clients", "api_key_id", b"api_key_id", "client_ids", b"client_ids", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "permissions", b"permissions", "prefix", b"prefix", "revoke_time", b"revoke_time", "service_account_id", b"service_account_id", "successor_api_key_id", b"successor_api_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mrm.accounts.v1 import api_key_pb2 as mrm_dot_accounts_dot_v1_dot_api__key__pb2
 from mrm.common.v1 import options_pb2 as mrm_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/accounts/v1/api_key_service.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmrm/accounts/v1/api_key.proto\x1a\x1bmrm/common/v1/options.proto\"\xfd\x03\n\x13\x43reateApiKeyRequest\x12,\n\x0c\x64isplay_name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64R\x0b\x64isplayName\x12V\n\x0bpermissions\x18\x02 \x03(\x0e\x32\x19.mrm.common.v1.PermissionB\x19\xbaH\x16\x92\x01\x13\x08\x01\x10\x32\x18\x01\"\x0b\x82\x01\x08\x10\x01 \x00 \x01 \x02R\x0bpermissions\x12\x30\n\nclient_ids\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01R\tclientIds\x12\x1f\n\x0b\x61ll_clients\x18\x04 \x01(\x08R\nallClients\x12\x45\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01R\nexpireTime\x12*\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId:\x99\x01\xbaH\x95\x01\x1a\x92\x01\n\x16\x63reate_api_key.clients\x12-name client_ids, or set all_clients, not both\x1aIthis.all_clients ? size(this.client_ids) == 0 : size(this.client_ids) > 0\"e\n\x14\x43reateApiKeyResponse\x12\x30\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x06\x61piKey\x12\x1b\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\x06secret\"\x86\x01\n\x12ListApiKeysRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12!\n\x0cshow_revoked\x18\x03 \x01(\x08R\x0bshowRevoked\"q\n\x13ListApiKeysResponse\x12\x32\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x07\x61piKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"i\n\x13RevokeApiKeyRequest\x12&\n\napi_key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61piKeyId\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"H\n\x14RevokeApiKeyResponse\x12\x30\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x06\x61piKey2\xd6\x02\n\rApiKeyService\x12l\n\x0c\x43reateApiKey\x12$.mrm.accounts.v1.CreateApiKeyRequest\x1a%.mrm.accounts.v1.CreateApiKeyResponse\"\x0f\xca\xf3\x18\x0b\x08\x06\x10\x03\x18\x02 \x88\'(\x02\x12i\n\x0bListApiKeys\x12#.mrm.accounts.v1.ListApiKeysRequest\x1a$.mrm.accounts.v1.ListApiKeysResponse\"\x0f\xca\xf3\x18\x0b\x08\x05\x10\x01\x18\x02 \x88\'(\x01\x12l\n\x0cRevokeApiKey\x12$.mrm.accounts.v1.RevokeApiKeyRequest\x1a%.mrm.accounts.v1.RevokeApiKeyResponse\"\x0f\xca\xf3\x18\x0b\x08\x06\x10\x01\x18\x02 \x88\'(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/accounts/v1/api_key_service.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmrm/accounts/v1/api_key.proto\x1a\x1bmrm/common/v1/options.proto\"\xb8\x04\n\x13\x43reateApiKeyRequest\x12,\n\x0c\x64isplay_name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64R\x0b\x64isplayName\x12V\n\x0bpermissions\x18\x02 \x03(\x0e\x32\x19.mrm.common.v1.PermissionB\x19\xbaH\x16\x92\x01\x13\x08\x01\x10\x32\x18\x01\"\x0b\x82\x01\x08\x10\x01 \x00 \x01 \x02R\x0bpermissions\x12\x30\n\nclient_ids\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01R\tclientIds\x12\x1f\n\x0b\x61ll_clients\x18\x04 \x01(\x08R\nallClients\x12\x45\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01R\nexpireTime\x12*\n\nrequest_id\x18\x06 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\x12\x39\n\x12service_account_id\x18\x07 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x10serviceAccountId:\x99\x01\xbaH\x95\x01\x1a\x92\x01\n\x16\x63reate_api_key.clients\x12-name client_ids, or set all_clients, not both\x1aIthis.all_clients ? size(this.client_ids) == 0 : size(this.client_ids) > 0\"e\n\x14\x43reateApiKeyResponse\x12\x30\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x06\x61piKey\x12\x1b\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\x06secret\":\n\x10GetApiKeyRequest\x12&\n\napi_key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61piKeyId\"E\n\x11GetApiKeyResponse\x12\x30\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x06\x61piKey\"\xc1\x01\n\x12ListApiKeysRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12!\n\x0cshow_revoked\x18\x03 \x01(\x08R\x0bshowRevoked\x12\x39\n\x12service_account_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x10serviceAccountId\"q\n\x13ListApiKeysResponse\x12\x32\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x07\x61piKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf6\x01\n\x13RotateApiKeyRequest\x12&\n\napi_key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61piKeyId\x12\x44\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x9a\x9e\x01\x32\x00R\x07overlap\x12\x45\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\xbaH\x05\xb2\x01\x02@\x01R\nexpireTime\x12*\n\nrequest_id\x18\x04 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"\xa8\x01\n\x14RotateApiKeyResponse\x12\x30\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x06\x61piKey\x12\x1b\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01R\x06secret\x12\x41\n\x10replaced_api_key\x18\x03 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x0ereplacedApiKey\"i\n\x13RevokeApiKeyRequest\x12&\n\napi_key_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x61piKeyId\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"H\n\x14RevokeApiKeyResponse\x12\x30\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x17.mrm.accounts.v1.ApiKeyR\x06\x61piKey2\xa9\x04\n\rApiKeyService\x12l\n\x0c\x43reateApiKey\x12$.mrm.accounts.v1.CreateApiKeyRequest\x1a%.mrm.accounts.v1.CreateApiKeyResponse\"\x0f\xca\xf3\x18\x0b\x08\x06\x10\x03\x18\x02 \x88\'(\x02\x12\x63\n\tGetApiKey\x12!.mrm.accounts.v1.GetApiKeyRequest\x1a\".mrm.accounts.v1.GetApiKeyResponse\"\x0f\xca\xf3\x18\x0b\x08\x05\x10\x03\x18\x02 \x88\'(\x01\x12i\n\x0bListApiKeys\x12#.mrm.accounts.v1.ListApiKeysRequest\x1a$.mrm.accounts.v1.ListApiKeysResponse\"\x0f\xca\xf3\x18\x0b\x08\x05\x10\x03\x18\x02 \x88\'(\x01\x12l\n\x0cRotateApiKey\x12$.mrm.accounts.v1.RotateApiKeyRequest\x1a%.mrm.accounts.v1.RotateApiKeyResponse\"\x0f\xca\xf3\x18\x0b\x08\x06\x10\x03\x18\x02 \x88\'(\x02\x12l\n\x0cRevokeApiKey\x12$.mrm.accounts.v1.RevokeApiKeyRequest\x1a%.mrm.accounts.v1.RevokeApiKeyResponse\"\x0f\xca\xf3\x18\x0b\x08\x06\x10\x03\x18\x02 \x88\'(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,36 +46,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['expire_time']._serialized_options = b'\272H\005\262\001\002@\001'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['service_account_id']._loaded_options = None
+  _globals['_CREATEAPIKEYREQUEST'].fields_by_name['service_account_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_CREATEAPIKEYREQUEST']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST']._serialized_options = b'\272H\225\001\032\222\001\n\026create_api_key.clients\022-name client_ids, or set all_clients, not both\032Ithis.all_clients ? size(this.client_ids) == 0 : size(this.client_ids) > 0'
   _globals['_CREATEAPIKEYRESPONSE'].fields_by_name['secret']._loaded_options = None
   _globals['_CREATEAPIKEYRESPONSE'].fields_by_name['secret']._serialized_options = b'\200\001\001'
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['api_key_id']._loaded_options = None
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTAPIKEYSREQUEST'].fields_by_name['service_account_id']._loaded_options = None
+  _globals['_LISTAPIKEYSREQUEST'].fields_by_name['service_account_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['api_key_id']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['overlap']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['overlap']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\232\236\0012\000'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['expire_time']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['expire_time']._serialized_options = b'\272H\005\262\001\002@\001'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ROTATEAPIKEYRESPONSE'].fields_by_name['secret']._loaded_options = None
+  _globals['_ROTATEAPIKEYRESPONSE'].fields_by_name['secret']._serialized_options = b'\200\001\001'
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['api_key_id']._loaded_options = None
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_APIKEYSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
   _globals['_APIKEYSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\312\363\030\013\010\006\020\003\030\002 \210\'(\002'
+  _globals['_APIKEYSERVICE'].methods_by_name['GetApiKey']._loaded_options = None
+  _globals['_APIKEYSERVICE'].methods_by_name['GetApiKey']._serialized_options = b'\312\363\030\013\010\005\020\003\030\002 \210\'(\001'
   _globals['_APIKEYSERVICE'].methods_by_name['ListApiKeys']._loaded_options = None
-  _globals['_APIKEYSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\312\363\030\013\010\005\020\001\030\002 \210\'(\001'
+  _globals['_APIKEYSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\312\363\030\013\010\005\020\003\030\002 \210\'(\001'
+  _globals['_APIKEYSERVICE'].methods_by_name['RotateApiKey']._loaded_options = None
+  _globals['_APIKEYSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\312\363\030\013\010\006\020\003\030\002 \210\'(\002'
   _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
-  _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\312\363\030\013\010\006\020\001\030\002 \210\'(\002'
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=181
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=690
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=692
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=793
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=796
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=930
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=932
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1045
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1047
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1152
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1154
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1226
-  _globals['_APIKEYSERVICE']._serialized_start=1229
-  _globals['_APIKEYSERVICE']._serialized_end=1571
+  _globals['_APIKEYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\312\363\030\013\010\006\020\003\030\002 \210\'(\002'
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=213
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=781
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=783
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=884
+  _globals['_GETAPIKEYREQUEST']._serialized_start=886
+  _globals['_GETAPIKEYREQUEST']._serialized_end=944
+  _globals['_GETAPIKEYRESPONSE']._serialized_start=946
+  _globals['_GETAPIKEYRESPONSE']._serialized_end=1015
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1018
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1211
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1213
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1326
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1329
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1575
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1578
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1746
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1748
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1853
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1855
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1927
+  _globals['_APIKEYSERVICE']._serialized_start=1930
+  _globals['_APIKEYSERVICE']._serialized_end=2483
 # @@protoc_insertion_point(module_scope)

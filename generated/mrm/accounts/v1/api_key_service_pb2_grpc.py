@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ApiKeyServiceStub:
-    """ApiKeyService manages the credentials of programs.
+    """ApiKeyService manages the credentials of programs. A caller limited to some clients sees and manages keys of those clients
+    only; other keys answer NOT_FOUND.
     """
 
     def __init__(self, channel):
@@ -40,10 +41,20 @@ class ApiKeyServiceStub:
                 request_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.CreateApiKeyRequest.SerializeToString,
                 response_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.CreateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetApiKey = channel.unary_unary(
+                '/mrm.accounts.v1.ApiKeyService/GetApiKey',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.GetApiKeyRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.GetApiKeyResponse.FromString,
+                _registered_method=True)
         self.ListApiKeys = channel.unary_unary(
                 '/mrm.accounts.v1.ApiKeyService/ListApiKeys',
                 request_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.ListApiKeysRequest.SerializeToString,
                 response_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/mrm.accounts.v1.ApiKeyService/RotateApiKey',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.RotateApiKeyResponse.FromString,
                 _registered_method=True)
         self.RevokeApiKey = channel.unary_unary(
                 '/mrm.accounts.v1.ApiKeyService/RevokeApiKey',
@@ -53,11 +64,21 @@ class ApiKeyServiceStub:
 
 
 class ApiKeyServiceServicer:
-    """ApiKeyService manages the credentials of programs.
+    """ApiKeyService manages the credentials of programs. A caller limited to some clients sees and manages keys of those clients
+    only; other keys answer NOT_FOUND.
     """
 
     def CreateApiKey(self, request, context):
-        """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret.
+        """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret. Nobody gives a
+        key a right or a client that they do not have, and a key makes only keys of its own account that end no later than
+        itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApiKey(self, request, context):
+        """GetApiKey reads one key, without its secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +86,15 @@ class ApiKeyServiceServicer:
 
     def ListApiKeys(self, request, context):
         """ListApiKeys lists keys, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """RotateApiKey makes a key with the same rights, clients and account in place of another and shows its secret once; the
+        other goes on working for the overlap. To callers' retries and tokens both are the same program. A replay by
+        `request_id` answers without the secret; if the first reply was lost, rotate the new key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,10 +115,20 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     request_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.CreateApiKeyRequest.FromString,
                     response_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.CreateApiKeyResponse.SerializeToString,
             ),
+            'GetApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApiKey,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.GetApiKeyRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.GetApiKeyResponse.SerializeToString,
+            ),
             'ListApiKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApiKeys,
                     request_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.ListApiKeysRequest.FromString,
                     response_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeApiKey,
@@ -104,7 +144,8 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ApiKeyService:
-    """ApiKeyService manages the credentials of programs.
+    """ApiKeyService manages the credentials of programs. A caller limited to some clients sees and manages keys of those clients
+    only; other keys answer NOT_FOUND.
     """
 
     @staticmethod
@@ -135,6 +176,33 @@ class ApiKeyService:
             _registered_method=True)
 
     @staticmethod
+    def GetApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ApiKeyService/GetApiKey',
+            mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.GetApiKeyRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.GetApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListApiKeys(request,
             target,
             options=(),
@@ -151,6 +219,33 @@ class ApiKeyService:
             '/mrm.accounts.v1.ApiKeyService/ListApiKeys',
             mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.ListApiKeysRequest.SerializeToString,
             mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.ApiKeyService/RotateApiKey',
+            mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.RotateApiKeyRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_api__key__service__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

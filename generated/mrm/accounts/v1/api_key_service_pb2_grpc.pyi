@@ -27,33 +27,59 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ApiKeyServiceStub:
-    """ApiKeyService manages the credentials of programs."""
+    """ApiKeyService manages the credentials of programs. A caller limited to some clients sees and manages keys of those clients
+    only; other keys answer NOT_FOUND.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ApiKeyServiceAsyncStub: ...
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.CreateApiKeyRequest, _api_key_service_pb2.CreateApiKeyResponse]
-    """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret."""
+    """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret. Nobody gives a
+    key a right or a client that they do not have, and a key makes only keys of its own account that end no later than
+    itself.
+    """
+    GetApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.GetApiKeyRequest, _api_key_service_pb2.GetApiKeyResponse]
+    """GetApiKey reads one key, without its secret."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.ListApiKeysRequest, _api_key_service_pb2.ListApiKeysResponse]
     """ListApiKeys lists keys, oldest first."""
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.RotateApiKeyRequest, _api_key_service_pb2.RotateApiKeyResponse]
+    """RotateApiKey makes a key with the same rights, clients and account in place of another and shows its secret once; the
+    other goes on working for the overlap. To callers' retries and tokens both are the same program. A replay by
+    `request_id` answers without the secret; if the first reply was lost, rotate the new key.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_key_service_pb2.RevokeApiKeyRequest, _api_key_service_pb2.RevokeApiKeyResponse]
     """RevokeApiKey ends a key for good; open streams under it end within a second. Revoking twice is harmless."""
 
 @_typing.type_check_only
 class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
-    """ApiKeyService manages the credentials of programs."""
+    """ApiKeyService manages the credentials of programs. A caller limited to some clients sees and manages keys of those clients
+    only; other keys answer NOT_FOUND.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.CreateApiKeyRequest, _api_key_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret."""
+    """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret. Nobody gives a
+    key a right or a client that they do not have, and a key makes only keys of its own account that end no later than
+    itself.
+    """
+    GetApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.GetApiKeyRequest, _api_key_service_pb2.GetApiKeyResponse]  # type: ignore[assignment]
+    """GetApiKey reads one key, without its secret."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.ListApiKeysRequest, _api_key_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """ListApiKeys lists keys, oldest first."""
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.RotateApiKeyRequest, _api_key_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """RotateApiKey makes a key with the same rights, clients and account in place of another and shows its secret once; the
+    other goes on working for the overlap. To callers' retries and tokens both are the same program. A replay by
+    `request_id` answers without the secret; if the first reply was lost, rotate the new key.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_key_service_pb2.RevokeApiKeyRequest, _api_key_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """RevokeApiKey ends a key for good; open streams under it end within a second. Revoking twice is harmless."""
 
 class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ApiKeyService manages the credentials of programs."""
+    """ApiKeyService manages the credentials of programs. A caller limited to some clients sees and manages keys of those clients
+    only; other keys answer NOT_FOUND.
+    """
 
     @_abc_1.abstractmethod
     def CreateApiKey(
@@ -61,7 +87,18 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _api_key_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.CreateApiKeyResponse]]:
-        """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret."""
+        """CreateApiKey makes a key and shows its secret once. A replay by `request_id` answers without the secret. Nobody gives a
+        key a right or a client that they do not have, and a key makes only keys of its own account that end no later than
+        itself.
+        """
+
+    @_abc_1.abstractmethod
+    def GetApiKey(
+        self,
+        request: _api_key_service_pb2.GetApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.GetApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.GetApiKeyResponse]]:
+        """GetApiKey reads one key, without its secret."""
 
     @_abc_1.abstractmethod
     def ListApiKeys(
@@ -70,6 +107,17 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_key_service_pb2.ListApiKeysResponse, _abc.Awaitable[_api_key_service_pb2.ListApiKeysResponse]]:
         """ListApiKeys lists keys, oldest first."""
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _api_key_service_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_key_service_pb2.RotateApiKeyResponse, _abc.Awaitable[_api_key_service_pb2.RotateApiKeyResponse]]:
+        """RotateApiKey makes a key with the same rights, clients and account in place of another and shows its secret once; the
+        other goes on working for the overlap. To callers' retries and tokens both are the same program. A replay by
+        `request_id` answers without the secret; if the first reply was lost, rotate the new key.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(
