@@ -11,7 +11,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # Where caching of bytecode is switched off, each of the many commands that the tests start compiles everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help install demo up test bars bench lint proto proto-check proto-accept lock clean
+.PHONY: help install demo up test bars bench growth lint proto proto-check proto-accept lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,10 +38,13 @@ test: lint proto-check ## Everything that must pass: lint, types, layers, contra
 	@$(RUN) pytest -n $(TEST_PROCESSES) --dist loadfile
 
 bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
-	@$(RUN) MRM_BARS=full pytest -m bar_a
+	@$(RUN) MRM_BARS=full pytest -m "bar_a or bar_b or bar_c or bar_d"
 
 bench: $(STAMP) ## Measure, each figure against a floor of the same run; writes benchmarks/results.json
 	@$(RUN) python -m benchmarks
+
+growth: $(STAMP) ## How costs grow from 1 to 50 million events (some 20 minutes, 10 GB); draws benchmarks/growth.svg
+	@$(RUN) python -m benchmarks growth
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter, buf lint and format
 	@$(RUN) ruff check .

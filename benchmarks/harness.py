@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -32,6 +32,7 @@ class Result:
         ratio: Median over the rounds of the service's figure by the floor's.
         bar: What `ratio` (or `value`, without a floor) must reach.
         ok: Whether it does.
+        scale: Size of the measurement, 1 for the real one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Result:
     ratio: float | None
     bar: float
     ok: bool
+    scale: float = 1.0
 
     def as_dict(self) -> dict[str, object]:
         """For results.json."""
@@ -49,12 +51,20 @@ class Result:
 
 @dataclass(frozen=True)
 class Bench:
-    """Running engines and server."""
+    """Running engines, and the server if there is one.
+
+    Attributes:
+        scale: Size of each round, 1 for the real measurement.
+        folder: Where engines and server keep what they write.
+        output: Where a benchmark leaves what it draws.
+    """
 
     connections: Connections
     settings: Settings
     target: str
     scale: float
+    folder: Path
+    output: Path = Path(__file__).parent
 
     @property
     def rounds(self) -> int:
@@ -69,36 +79,44 @@ class Bench:
     @property
     def environment(self) -> dict[str, str]:
         """What tells a server where the engines are."""
-        return _environment(self.connections)
+        return {
+            "MRM_POSTGRES__DSN": self.connections.postgres_dsn,
+            "MRM_CLICKHOUSE__DSN": self.connections.clickhouse_dsn,
+            "MRM_REDIS__DURABLE_DSN": self.connections.redis_dsn,
+        }
 
 
 @asynccontextmanager
 async def service(scale: float) -> AsyncIterator[Bench]:
     """Engines in a fresh directory and one server process on them, as `mrm serve` starts it."""
+    async with engines(scale) as bench, server(bench) as target:
+        yield replace(bench, target=target)
+
+
+@asynccontextmanager
+async def server(bench: Bench, **environment: str) -> AsyncIterator[str]:
+    """A server process on the engines, as `mrm serve` starts it; its address."""
+    log = bench.folder / "server.log"
+    async with process(["benchmarks.serve"], {**bench.environment, **environment}, log=log) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def engines(scale: float) -> AsyncIterator[Bench]:
+    """Engines in a fresh directory, with schemas and without a server."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrm-bench-", ignore_cleanup_errors=True))
         # PostgreSQL runs as another user when this is root, and must reach its directory.
         os.chmod(folder, 0o755)
-        engines = EmbeddedEngines(Path(folder, "data"))
-        stack.push_async_callback(engines.stop)
-        connections = await engines.start()
+        running = EmbeddedEngines(Path(folder, "data"))
+        stack.push_async_callback(running.stop)
+        connections = await running.start()
         settings = Settings()
         settings.postgres.dsn = SecretStr(connections.postgres_dsn)
         settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
         settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
         await migrate(settings)
-        port = await stack.enter_async_context(
-            process(["benchmarks.serve"], _environment(connections), log=Path(folder, "server.log"))
-        )
-        yield Bench(connections, settings, f"127.0.0.1:{port}", scale)
-
-
-def _environment(connections: Connections) -> dict[str, str]:
-    return {
-        "MRM_POSTGRES__DSN": connections.postgres_dsn,
-        "MRM_CLICKHOUSE__DSN": connections.clickhouse_dsn,
-        "MRM_REDIS__DURABLE_DSN": connections.redis_dsn,
-    }
+        yield Bench(connections, settings, "", scale, Path(folder))
 
 
 @asynccontextmanager
@@ -115,7 +133,7 @@ async def process(module: list[str], environment: dict[str, str], log: Path) -> 
         )
     assert child.stdout is not None
     try:
-        line = await asyncio.wait_for(child.stdout.readline(), 30)
+        line = await asyncio.wait_for(child.stdout.readline(), 120)
         if not line.strip().isdigit():
             raise RuntimeError(f"{module[0]} did not start:\n{log.read_text()[-2000:]}")
         yield int(line)

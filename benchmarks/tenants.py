@@ -26,11 +26,13 @@ class Tenant:
         return (("authorization", f"Bearer {self.secret}"),)
 
 
-async def make_tenant(bench: Bench, campaign_count: int) -> Tenant:
+async def make_tenant(bench: Bench, campaign_count: int, time_zone: str = "UTC") -> Tenant:
     """A client with campaigns."""
     database = await Database.open(bench.connections.postgres_dsn, min_size=1, max_size=2)
     try:
-        client = await clients.create(database, name="bench", type="direct_advertiser", settings={"timezone": "UTC"})
+        client = await clients.create(
+            database, name="bench", type="direct_advertiser", settings={"timezone": time_zone}
+        )
         project = await projects.create(database, client_id=client.id, name="bench")
         made = []
         for number in range(campaign_count):

@@ -5,6 +5,7 @@ import bisect
 import itertools
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -67,9 +68,13 @@ def _latency(states: list[tuple[int, float]], count: int, acked: float) -> float
 
 
 async def _watch(
-    channel: grpc.aio.Channel, tenant: Tenant, seen: dict[str, list[tuple[int, float]]], ready: asyncio.Event
+    channel: grpc.aio.Channel,
+    tenant: Tenant,
+    seen: dict[str, list[tuple[int, float]]],
+    ready: asyncio.Event,
+    campaign_ids: Sequence[UUID] = (),
 ) -> None:
-    request = pb.WatchMetricsRequest(client_id=str(tenant.client_id))
+    request = pb.WatchMetricsRequest(client_id=str(tenant.client_id), campaign_ids=map(str, campaign_ids))
     async for message in rpc.StatisticsServiceStub(channel).WatchMetrics(request, metadata=tenant.metadata):
         now = time.perf_counter()
         for state in (*message.snapshot.campaigns, *message.update.campaigns):
@@ -77,18 +82,23 @@ async def _watch(
         ready.set()
 
 
-async def _produce(channel: grpc.aio.Channel, tenant: Tenant, seconds: float) -> list[tuple[str, int, float]]:
+async def _produce(
+    channel: grpc.aio.Channel, tenant: Tenant, seconds: float, shown: Mapping[str, int] | None = None
+) -> list[tuple[str, int, float]]:
+    """One event at a time to the campaigns in turn; `shown` is what the watcher shows of them already.
+
+    Returns:
+        For each event its campaign, the count that shows it, and when it was acknowledged.
+    """
     stub = rpc.StatisticsServiceStub(channel)
     call = stub.AppendEvents(metadata=tenant.metadata)
-    counts: dict[UUID, int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int, shown or {})
     acked: list[tuple[str, int, float]] = []
     stream_id, end = str(uuid4()), time.perf_counter() + seconds
     offset = 0
     while time.perf_counter() < end:
-        campaign = tenant.campaign_ids[offset % WATCHED]
-        event = event_pb2.Event(
-            event_id=str(uuid4()), campaign_id=str(campaign), event_type=event_pb2.EVENT_TYPE_IMPRESSION
-        )
+        campaign = str(tenant.campaign_ids[offset % len(tenant.campaign_ids)])
+        event = event_pb2.Event(event_id=str(uuid4()), campaign_id=campaign, event_type=event_pb2.EVENT_TYPE_IMPRESSION)
         event.event_time.FromDatetime(datetime.now(UTC))
         await call.write(
             pb.AppendEventsRequest(
@@ -102,7 +112,7 @@ async def _produce(channel: grpc.aio.Channel, tenant: Tenant, seconds: float) ->
         if not isinstance(reply, pb.AppendEventsResponse) or reply.HasField("error"):
             raise RuntimeError(f"the producer was refused: {reply}")
         counts[campaign] += 1
-        acked.append((str(campaign), counts[campaign], time.perf_counter()))
+        acked.append((campaign, counts[campaign], time.perf_counter()))
         offset += 1
         await asyncio.sleep(PAUSE_SECONDS)
     await call.done_writing()

@@ -56,7 +56,7 @@ async def test_every_figure_of_the_foundation_is_measured(tmp_path: Path) -> Non
     results = json.loads(target.read_text())
     assert {result["name"] for result in results} == FIGURES, output
     for result in results:
-        assert set(result) == {"name", "value", "unit", "floor", "ratio", "bar", "ok"}
+        assert set(result) == {"name", "value", "unit", "floor", "ratio", "bar", "ok", "scale"}
         assert result["value"] > 0
         assert result["floor"] is None or result["ratio"] > 0
         assert result["ok"] or not FULL, output

@@ -98,6 +98,7 @@ async def test_every_bucket_appears_and_zero_is_not_nothing(stores: Stores, lead
     assert reply.time_zone == "UTC"
 
 
+@pytest.mark.bar_b
 @pytest.mark.parametrize("zone", ["Europe/Moscow", "UTC", "Asia/Vladivostok", "Europe/Berlin"])
 async def test_day_totals_are_the_sums_of_local_days(
     stores: Stores, leader: Leader, rpcs: QueryRpcs, zone: str
