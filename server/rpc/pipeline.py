@@ -117,14 +117,13 @@ class Pipeline:
 
     def _handler(self, descriptor: MethodDescriptor, method: Method, custom: Deserializer | None) -> Handler:
         parse = _tolerant(custom or method.request_class.FromString)
-        serialize = _serialize_stream if descriptor.server_streaming else method.response_class.SerializeToString
         if descriptor.client_streaming and descriptor.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._bidi(method), parse, serialize)
+            return grpc.stream_stream_rpc_method_handler(self._bidi(method), parse, _serialized)
         if descriptor.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._server_stream(method), parse, serialize)
+            return grpc.unary_stream_rpc_method_handler(self._server_stream(method), parse, _serialized)
         if descriptor.client_streaming:
             raise NotImplementedError(f"{method.full_name}: no RPC of this contract streams requests only")
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, custom is None), parse, serialize)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, custom is None), parse, _serialized)
 
     def _unary(self, method: Method, checked: bool) -> Callable[[Any, Context], Awaitable[Any]]:
         limit = method.policy.deadline or 0.0
@@ -414,7 +413,7 @@ def _tolerant(parse: Deserializer) -> Deserializer:
     return tolerant
 
 
-def _serialize_stream(message: Message | bytes) -> bytes:
+def _serialized(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 

@@ -48,7 +48,7 @@ def sums_field(figures: Figures) -> bytes:
     """
     shown, clicks, conversions, cost, revenue = figures
     return b"\x08%b\x10%b\x1a%b\x20%b\x28%b" % (
-        varint(shown), varint(clicks), _sized(conversions, 1), varint(cost), varint(revenue),
+        varint(shown), varint(clicks), sized(conversions, 1), varint(cost), varint(revenue),
     )  # fmt: skip
 
 
@@ -57,17 +57,17 @@ def ratios_field(figures: Figures) -> bytes:
     shown, clicks, conversions, cost, revenue = figures
     parts: list[bytes] = []
     if shown:
-        parts += b"\x3a", _sized(clicks * _PERCENT, shown)
+        parts += b"\x3a", sized(clicks * _PERCENT, shown)
     if clicks:
-        parts += b"\x42", _sized(cost, clicks)
+        parts += b"\x42", sized(cost, clicks)
     if shown:
-        parts += b"\x4a", _sized(cost * 1000, shown)
+        parts += b"\x4a", sized(cost * 1000, shown)
     if clicks:
-        parts += b"\x52", _sized(conversions * 100, clicks)
+        parts += b"\x52", sized(conversions * 100, clicks)
     if conversions:
-        parts += b"\x5a", _sized(cost * MICROS, conversions)
+        parts += b"\x5a", sized(cost * MICROS, conversions)
     if cost:
-        parts += b"\x62", _sized((revenue - cost) * _PERCENT, cost), b"\x6a", _sized(revenue * MICROS, cost)
+        parts += b"\x62", sized((revenue - cost) * _PERCENT, cost), b"\x6a", sized(revenue * MICROS, cost)
     return b"".join(parts)
 
 
@@ -91,8 +91,8 @@ def varint(value: int) -> bytes:
     return out + _LAST[value]
 
 
-def _sized(micros: int, denominator: int) -> bytes:
-    """As `_decimal`, with its length before it."""
+def sized(micros: int, denominator: int) -> bytes:
+    """Millionths by a denominator other than 0 in plain decimal notation, as `quotient`, with its length before it."""
     if micros > 0 and 0 < denominator < _SMALL:
         scaled, left = divmod(micros, denominator)
         # What mostly comes: a decimal that does not end.

@@ -29,7 +29,7 @@ from storage.scope import Scope
 # Making this many rows takes long enough to be worth a thread, so that other calls go on.
 _THREAD_ROWS = 500
 # There cannot be more sums than rows are read: below this many, counting combinations first is not worth a statement.
-_FEW_ROWS = 400_000
+_FEW_ROWS = 2_000_000
 # ClickHouse's own limits: TOO_MANY_ROWS, MEMORY_LIMIT_EXCEEDED, TOO_MANY_BYTES, TOO_MANY_ROWS_OR_BYTES.
 _LIMIT_CODES = frozenset({158, 241, 307, 396})
 
@@ -71,8 +71,8 @@ class QueryRpcs:
         self._watermark = WatermarkReader(database)
         self._places: Fallback[dict[UUID, PlanPlace]] = Fallback()
 
-    async def QueryStatistics(self, request: Request, call: Call) -> Response:
-        """Sums figures over time buckets and dimensions."""
+    async def QueryStatistics(self, request: Request, call: Call) -> bytes:
+        """Sums figures over time buckets and dimensions; the reply is serialized already."""
         breakdown = breakdowns.read(request.dimensions)
         reached = await self._reach.resolve(call.scope, rules.read_filter(request.filter))
         name = request.time_zone or reached.time_zone or "UTC"
@@ -84,8 +84,10 @@ class QueryRpcs:
         question = _Question(request, reached.selection, zone, breakdown, buckets, before)
         try:
             # The watermark is read before the figures, which may be newer than it but never older.
-            watermark, rows = await asyncio.gather(self._watermark.instant(), self._readable(question))
-            measured = await self._measure(question, rows)
+            watermark, rows, mixed = await asyncio.gather(
+                self._watermark.instant(), self._readable(question), self._mixed(question)
+            )
+            measured = await self._measure(question, rows, mixed)
         except ClickHouseError as error:
             if error.code in _LIMIT_CODES:
                 raise rules.QueryTooLarge("this reads too much: shorten the period or narrow the filter") from None
@@ -128,7 +130,13 @@ class QueryRpcs:
         rules.check_reading(rows, self._settings.max_read_rows, question.request, days, by_event_type)
         return rows
 
-    async def _measure(self, question: _Question, rows: int) -> Measured:
+    async def _mixed(self, question: _Question) -> bool:
+        """Whether sources have to be weighed, which raw events never need."""
+        if question.breakdown.by_event_type:
+            return False
+        return await precedence.has_snapshots(self._clickhouse, question.selection.clients)
+
+    async def _measure(self, question: _Question, rows: int, mixed: bool) -> Measured:
         """Figures by what the breakdown is measured by; refuses what would be too many."""
         store, selection, bounds = self._clickhouse, question.selection, question.bounds
         condensed = question.breakdown.by_plan or question.request.HasField("top")
@@ -152,7 +160,7 @@ class QueryRpcs:
                     store, selection, bounds[0], bounds[-1], columns, most + 1, covered=covered
                 )
                 check(len(found))
-            measured = await series.series(store, selection, bounds, columns, covered=covered)
+            measured = await series.series(store, selection, bounds, columns, most + 1, mixed=mixed, covered=covered)
         check(len(measured))
         return measured
 
@@ -162,7 +170,7 @@ class QueryRpcs:
         )
 
 
-def _reply(question: _Question, measured: Measured, about: bytes) -> Response:
+def _reply(question: _Question, measured: Measured, about: bytes) -> bytes:
     """The reply: one row per bucket and combination, measured or not, and the totals if they are asked for."""
     request, buckets, before = question.request, question.buckets, question.earlier
     kept, rest = ranking.Ranked(measured, {})
@@ -182,7 +190,7 @@ def _reply(question: _Question, measured: Measured, about: bytes) -> Response:
         parts += _totals(question, measured)
     data = b"".join(parts)
     rules.check_size(len(data))
-    return Response.FromString(data)
+    return data
 
 
 def _totals(question: _Question, measured: Measured) -> list[bytes]:

@@ -7,7 +7,7 @@ line. Only UUID objects and integers are, so there is nothing to escape.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
@@ -37,6 +37,38 @@ class Figures(NamedTuple):
 
 
 NO_FIGURES = Figures()
+
+
+class Run(Mapping[int, Figures]):
+    """Figures by the start of their bucket in Unix seconds, kept in the columns in which they came.
+
+    Args:
+        starts: Starts of the buckets, each once.
+        columns: A list for each of the figures, in the order of the starts.
+    """
+
+    __slots__ = ("_rows", "columns", "starts")
+
+    def __init__(self, starts: Sequence[int], columns: Sequence[Sequence[int]]) -> None:
+        self.starts = starts
+        self.columns = columns
+        self._rows: dict[int, Figures] | None = None
+
+    @classmethod
+    def of(cls, rows: Mapping[int, Figures]) -> Run:
+        """Any figures in columns."""
+        return rows if isinstance(rows, Run) else cls(list(rows), list(zip(*rows.values(), strict=True)) or [()] * 5)
+
+    def __getitem__(self, start: int) -> Figures:
+        if self._rows is None:
+            self._rows = dict(zip(self.starts, map(Figures._make, zip(*self.columns, strict=True)), strict=True))
+        return self._rows[start]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.clickhouse import precedence
 from storage.clickhouse.connect import ClickHouse
-from storage.clickhouse.metrics import Combination, Dimension, Figures, Selection
+from storage.clickhouse.metrics import Combination, Dimension, Run, Selection
 from storage.clickhouse.precedence import LONG_STATEMENT, Cover, Resolved
 
 # A figure that does not fit 64 bits fits no reply either, and is an error rather than a wrong figure.
@@ -22,9 +21,11 @@ async def series(
     selection: Selection,
     bounds: Sequence[int],
     dimensions: Sequence[Dimension],
+    limit: int,
     *,
+    mixed: bool,
     covered: Sequence[Cover] = (),
-) -> dict[Combination, dict[int, Figures]]:
+) -> dict[Combination, Run]:
     """Sums by combination, and by the start of the bucket in Unix seconds; what has no rows that count is left out.
 
     An object per value and the key of each row repeated with it cost more than the sums themselves. So ClickHouse
@@ -35,6 +36,8 @@ async def series(
         selection: What to measure.
         bounds: Starts of the buckets in Unix seconds, ascending, and the end of the last one. All are full hours.
         dimensions: What to break down by.
+        limit: Most combinations; ask for one more than can be used to learn that there are too many.
+        mixed: Whether there may be other sources than own events, from `precedence.has_snapshots`.
         covered: Dates that the buckets cover as a whole, from `precedence.covers`: where figures of whole days count.
             Buckets of hours cover none.
     """
@@ -46,7 +49,7 @@ async def series(
         selection.clients,
         bounds[0],
         bounds[-1],
-        await precedence.has_snapshots(store, selection.clients),
+        mixed,
         covered,
     )
     rows = await store.fetch(
@@ -55,14 +58,10 @@ async def series(
           FROM {resolved.sql()}
           WHERE counts
           GROUP BY bucket, {columns})
-        GROUP BY {columns}""",
+        GROUP BY {columns}
+        LIMIT {limit:d}""",
         selection.parameters(),
         settings=LONG_STATEMENT,
     )
     width = len(dimensions)
-    return {
-        Combination(row[:width], row[width]): dict(
-            zip(row[width + 1], map(Figures._make, zip(*row[width + 2 :], strict=True)), strict=True)
-        )
-        for row in rows
-    }
+    return {Combination(row[:width], row[width]): Run(row[width + 1], row[width + 2 :]) for row in rows}

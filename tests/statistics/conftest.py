@@ -11,7 +11,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
+from mrm.statistics.v1 import statistics_service_pb2 as pb
 from server.embedded import Connections, EmbeddedEngines
+from server.rpc.call import Call
+from server.statistics.query import QueryRpcs
 from storage.clickhouse import campaigns_dim
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import MIGRATIONS, ClickHouseTarget
@@ -33,6 +36,14 @@ _COLUMNS = {
     "conversions": "Decimal(18, 6)",
     "currency": "LowCardinality(String)",
 }
+
+
+class Queries(QueryRpcs):
+    """The RPCs, whose replies are messages again."""
+
+    async def ask(self, request: pb.QueryStatisticsRequest, call: Call) -> pb.QueryStatisticsResponse:
+        """QueryStatistics."""
+        return pb.QueryStatisticsResponse.FromString(await self.QueryStatistics(request, call))
 
 
 @dataclass

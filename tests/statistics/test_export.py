@@ -21,7 +21,6 @@ from server.rpc.tokens import TokenCodec
 from server.settings import WatchSettings
 from server.statistics import export
 from server.statistics.export import ExportRpcs
-from server.statistics.query import QueryRpcs
 from server.statistics.rules import QueryTooLarge
 from storage.clickhouse import exports
 from storage.clickhouse.arrow import ArrowCutter, Broken
@@ -30,7 +29,7 @@ from storage.clickhouse.metrics import Selection
 from storage.errors import StoreUnavailable
 from storage.postgres import campaigns
 from storage.scope import EVERYTHING, Scope
-from tests.statistics.conftest import Stores, until
+from tests.statistics.conftest import Queries, Stores, until
 
 CODEC = TokenCodec(b"k" * 32)
 SOMEONE = UUID(int=1)
@@ -142,7 +141,7 @@ async def test_it_says_what_a_query_says(stores: Stores, rpcs: ExportRpcs, granu
         filter=only(client_id),
         time_zone=zone,
     )
-    reply = await QueryRpcs(stores.database, stores.clickhouse).QueryStatistics(
+    reply = await Queries(stores.database, stores.clickhouse).ask(
         query, Call("/x", "test", Principal("user", SOMEONE, frozenset(), EVERYTHING))
     )
     said = {(row.campaign_id, row.start_time.seconds): row for row in reply.rows if row.data_present}

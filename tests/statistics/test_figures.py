@@ -1,5 +1,6 @@
 """Ratios against exact fractions."""
 
+import random
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
 
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.statistics import ratios
-from server.statistics.figures import quotient, ratios_field, to_message
-from storage.clickhouse.metrics import Figures
+from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2
+from server.statistics import reply
+from server.statistics.buckets import Bucket
+from server.statistics.figures import quotient, to_message
+from storage.clickhouse.metrics import NO_FIGURES, Figures, Run
 
 COUNTS = st.integers(0, 2**63)
 PRIMES = {2, 5}
@@ -82,15 +85,74 @@ def test_metrics_are_ratios_of_sums(shown: int, clicks: int, conversions: int, c
 
 
 SOME = st.one_of(st.integers(0, 12), st.integers(0, 2**49), st.sampled_from([10**6, 2**44, 5**18, 10**9]))
+ODD = st.one_of(SOME, st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
+BUCKETS = [Bucket(0, 3600, "1970-01-01"), Bucket(3600, 7200, "")]
 
 
-@settings(deadline=None)
-@given(st.lists(st.builds(Figures, SOME, SOME, SOME, SOME, SOME), min_size=1, max_size=5))
-def test_ratios_of_many_are_those_of_each(some: list[Figures]) -> None:
-    assert ratios.serialized(some * 50) == [ratios_field(each) for each in some] * 50
+def project(name: str) -> bytes:
+    return metrics_pb2.MetricsRow(project_id=name).SerializeToString()
 
 
-@pytest.mark.parametrize("odd", [Figures(1, 1, 10**30, 1, 1), Figures(1, 1, 1, -5, 3), Figures(2**62, 1, 1, 1, 1)])
-def test_many_with_a_huge_or_negative_one_are_the_same(odd: Figures) -> None:
-    many = [odd, *(Figures(number, number % 7, number * 1000, number * 37, number**2) for number in range(60))]
-    assert ratios.serialized(many) == [ratios_field(each) for each in many]
+def one_by_one(some: list[Figures | None]) -> list[metrics_pb2.MetricsRow]:
+    """Rows as `figures` makes each by itself."""
+    rows = []
+    for each in some:
+        row = metrics_pb2.MetricsRow(project_id="p", metrics=to_message(each or NO_FIGURES, "RUB"))
+        row.data_present = each is not None
+        rows.append(row)
+    return rows
+
+
+def all_at_once(some: list[Figures | None]) -> list[metrics_pb2.MetricsRow]:
+    """The same as one bucket of a reply."""
+    lines = [reply.Line(project("p"), "RUB", {} if each is None else {3600: each, 9: each}) for each in some]
+    data = b"".join(reply.serialized(reply.ROWS, BUCKETS[1:], [], lines))
+    rows = list(statistics_service_pb2.QueryStatisticsResponse.FromString(data).rows)
+    for row in rows:
+        assert (row.start_time.seconds, row.end_time.seconds) == (3600, 7200)
+        row.ClearField("start_time")
+        row.ClearField("end_time")
+    return rows
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.one_of(st.none(), st.builds(Figures, ODD, ODD, ODD, ODD, ODD)), min_size=1, max_size=8))
+def test_rows_of_many_are_those_of_each(some: list[Figures | None]) -> None:
+    assert all_at_once(some) == one_by_one(some)
+
+
+def test_thousands_of_rows_are_those_of_each() -> None:
+    chance = random.Random(5)
+    some = [
+        Figures(*(chance.randrange(10 ** chance.randrange(1, 19)) for _ in range(5))) if number % 5 else None
+        for number in range(5000)
+    ]
+    assert all_at_once(some) == one_by_one(some)
+
+
+def test_rows_are_in_order_of_buckets_and_compare_with_the_earlier_ones() -> None:
+    earlier = [Bucket(0, 0, ""), Bucket(0, 3600, "")]
+    lines = [
+        reply.Line(project("a"), "RUB", {0: Figures(5), 3600: Figures(7, 1)}),
+        reply.Line(project("b"), "EUR", Run([3600], [[9], [0], [0], [0], [0]])),
+    ]
+    data = b"".join(reply.serialized(reply.TOTALS, BUCKETS, earlier, lines))
+    rows = statistics_service_pb2.QueryStatisticsResponse.FromString(data).totals
+    found = [
+        (row.project_id, row.start_date, row.metrics.impressions, row.metrics.currency_code, row.data_present)
+        for row in rows
+    ]
+    assert found == [
+        ("a", "1970-01-01", 5, "RUB", True),
+        ("b", "1970-01-01", 0, "EUR", False),
+        ("a", "", 7, "RUB", True),
+        ("b", "", 9, "EUR", True),
+    ]
+    # The first earlier bucket holds no instant: it begins where the other does, whose figures are not its own.
+    assert [row.HasField("previous_metrics") for row in rows] == [False, False, True, False]
+    assert rows[2].previous_metrics == to_message(Figures(5), "RUB")
+
+
+def test_a_figure_beyond_64_bits_is_an_error() -> None:
+    with pytest.raises(OverflowError):
+        reply.serialized(reply.ROWS, BUCKETS, [], [reply.Line(b"", "RUB", {0: Figures(2**63)})])

@@ -14,7 +14,6 @@ from server.rpc.call import Call, Principal
 from server.rpc.errors import InvalidRequest, NotFound
 from server.settings import MetricsSettings
 from server.statistics.aggregator import Leader
-from server.statistics.query import QueryRpcs
 from server.statistics.rules import QueryTooLarge
 from server.statistics.watermark import Progress
 from storage.errors import StoreUnavailable
@@ -22,7 +21,7 @@ from storage.postgres import clients, project_team, users
 from storage.postgres.database import Database
 from storage.redis.signals import Signals
 from storage.scope import EVERYTHING, Scope
-from tests.statistics.conftest import Stores
+from tests.statistics.conftest import Queries, Stores
 
 HOUR, DAY, WEEK, MONTH, TOTAL = (
     time_pb2.GRANULARITY_HOUR,
@@ -61,8 +60,8 @@ async def leader(stores: Stores, signals: Signals) -> Leader:
 
 
 @pytest.fixture
-def rpcs(stores: Stores) -> QueryRpcs:
-    return QueryRpcs(stores.database, stores.clickhouse)
+def rpcs(stores: Stores) -> Queries:
+    return Queries(stores.database, stores.clickhouse)
 
 
 async def work(leader: Leader) -> None:
@@ -72,7 +71,7 @@ async def work(leader: Leader) -> None:
     await leader.commit()
 
 
-async def test_every_bucket_appears_and_zero_is_not_nothing(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
+async def test_every_bucket_appears_and_zero_is_not_nothing(stores: Stores, leader: Leader, rpcs: Queries) -> None:
     client_id, [campaign] = await stores.tenant()
     await stores.events(campaign, datetime(2025, 11, 2, 5, tzinfo=UTC), count=3)
     await stores.events(
@@ -82,7 +81,7 @@ async def test_every_bucket_appears_and_zero_is_not_nothing(stores: Stores, lead
     await work(leader)
     await stores.forget(campaign, datetime(2025, 11, 4, 5, tzinfo=UTC))
     await work(leader)
-    reply = await rpcs.QueryStatistics(asked("2025-11-01", "2025-11-05", filter=only(client_id)), call())
+    reply = await rpcs.ask(asked("2025-11-01", "2025-11-05", filter=only(client_id)), call())
     assert [(row.start_date, row.data_present, row.metrics.impressions) for row in reply.rows] == [
         ("2025-11-01", False, 0),
         ("2025-11-02", True, 3),
@@ -100,9 +99,7 @@ async def test_every_bucket_appears_and_zero_is_not_nothing(stores: Stores, lead
 
 @pytest.mark.bar_b
 @pytest.mark.parametrize("zone", ["Europe/Moscow", "UTC", "Asia/Vladivostok", "Europe/Berlin"])
-async def test_day_totals_are_the_sums_of_local_days(
-    stores: Stores, leader: Leader, rpcs: QueryRpcs, zone: str
-) -> None:
+async def test_day_totals_are_the_sums_of_local_days(stores: Stores, leader: Leader, rpcs: Queries, zone: str) -> None:
     client_id, [campaign] = await stores.tenant(zone=zone)
     begin = datetime(2025, 10, 24, tzinfo=UTC)
     expected: dict[str, int] = {}
@@ -113,40 +110,40 @@ async def test_day_totals_are_the_sums_of_local_days(
         expected[local] = expected.get(local, 0) + hour % 3 + 1
     await work(leader)
     request = asked("2025-10-23", "2025-10-31", filter=only(client_id))
-    reply = await rpcs.QueryStatistics(request, call())
+    reply = await rpcs.ask(request, call())
     assert reply.time_zone == zone
     found = {row.start_date: row.metrics.impressions for row in reply.rows if row.data_present}
     assert found == expected
-    total = await rpcs.QueryStatistics(asked("2025-10-23", "2025-10-31", TOTAL, filter=only(client_id)), call())
+    total = await rpcs.ask(asked("2025-10-23", "2025-10-31", TOTAL, filter=only(client_id)), call())
     assert [row.metrics.impressions for row in total.rows] == [sum(expected.values())]
 
 
-async def test_days_weeks_and_months_where_clocks_change(stores: Stores, rpcs: QueryRpcs) -> None:
+async def test_days_weeks_and_months_where_clocks_change(stores: Stores, rpcs: Queries) -> None:
     def lengths(reply: pb.QueryStatisticsResponse) -> list[int]:
         return [(row.end_time.seconds - row.start_time.seconds) // 3600 for row in reply.rows]
 
-    autumn = await rpcs.QueryStatistics(asked("2025-10-25", "2025-10-27", time_zone="Europe/Berlin"), call())
+    autumn = await rpcs.ask(asked("2025-10-25", "2025-10-27", time_zone="Europe/Berlin"), call())
     assert lengths(autumn) == [24, 25, 24]
-    spring = await rpcs.QueryStatistics(asked("2025-03-29", "2025-03-31", time_zone="Europe/Berlin"), call())
+    spring = await rpcs.ask(asked("2025-03-29", "2025-03-31", time_zone="Europe/Berlin"), call())
     assert lengths(spring) == [24, 23, 24]
-    hours = await rpcs.QueryStatistics(asked("2025-10-26", "2025-10-26", HOUR, time_zone="Europe/Berlin"), call())
+    hours = await rpcs.ask(asked("2025-10-26", "2025-10-26", HOUR, time_zone="Europe/Berlin"), call())
     assert lengths(hours) == [1] * 25
     assert {row.start_date for row in hours.rows} == {""}
-    weeks = await rpcs.QueryStatistics(asked("2025-12-24", "2026-01-06", WEEK, time_zone="Europe/Berlin"), call())
+    weeks = await rpcs.ask(asked("2025-12-24", "2026-01-06", WEEK, time_zone="Europe/Berlin"), call())
     assert [row.start_date for row in weeks.rows] == ["2025-12-24", "2025-12-29", "2026-01-05"]
-    months = await rpcs.QueryStatistics(asked("2025-01-15", "2025-04-01", MONTH, time_zone="Europe/Berlin"), call())
+    months = await rpcs.ask(asked("2025-01-15", "2025-04-01", MONTH, time_zone="Europe/Berlin"), call())
     assert [row.start_date for row in months.rows] == ["2025-01-15", "2025-02-01", "2025-03-01", "2025-04-01"]
     assert lengths(months)[1:3] == [28 * 24, 31 * 24 - 1]
 
 
-async def test_instants_must_be_full_hours(stores: Stores, rpcs: QueryRpcs) -> None:
+async def test_instants_must_be_full_hours(stores: Stores, rpcs: Queries) -> None:
     request = pb.QueryStatisticsRequest(granularity=HOUR)
     request.times.start_time.FromSeconds(1_760_000_400 - 1_760_000_400 % 3600)
     request.times.end_time.FromSeconds(request.times.start_time.seconds + 7200)
-    assert len((await rpcs.QueryStatistics(request, call())).rows) == 2
+    assert len((await rpcs.ask(request, call())).rows) == 2
     request.times.end_time.seconds += 1
     with pytest.raises(InvalidRequest) as caught:
-        await rpcs.QueryStatistics(request, call())
+        await rpcs.ask(request, call())
     assert caught.value.violations[0].field == "times.end_time"
 
 
@@ -161,20 +158,20 @@ async def test_instants_must_be_full_hours(stores: Stores, rpcs: QueryRpcs) -> N
         ("2026-01-02", "2026-01-01", "dates"),
     ],
 )
-async def test_bad_days_are_named(rpcs: QueryRpcs, first: str, last: str, field: str) -> None:
+async def test_bad_days_are_named(rpcs: Queries, first: str, last: str, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        await rpcs.QueryStatistics(asked(first, last), call())
+        await rpcs.ask(asked(first, last), call())
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "Asia/Kathmandu", "Mars/Olympus", "../etc/passwd", "Europe"])
-async def test_zones_that_do_not_fit_are_refused(rpcs: QueryRpcs, zone: str) -> None:
+async def test_zones_that_do_not_fit_are_refused(rpcs: Queries, zone: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        await rpcs.QueryStatistics(asked("2026-01-01", "2026-01-02", time_zone=zone), call())
+        await rpcs.ask(asked("2026-01-01", "2026-01-02", time_zone=zone), call())
     assert caught.value.reason == "TIME_ZONE_UNSUPPORTED"
 
 
-async def test_dimensions_currencies_and_order(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
+async def test_dimensions_currencies_and_order(stores: Stores, leader: Leader, rpcs: Queries) -> None:
     client_id = await stores.client()
     project_id = await stores.project(client_id)
     yandex = await stores.campaign(client_id, project_id, platform="yandex_direct")
@@ -185,7 +182,7 @@ async def test_dimensions_currencies_and_order(stores: Stores, leader: Leader, r
     await work(leader)
     request = asked("2025-11-02", "2025-11-03", DAY, pb.DIMENSION_PLATFORM, pb.DIMENSION_CAMPAIGN)
     request.filter.CopyFrom(only(client_id))
-    reply = await rpcs.QueryStatistics(request, call())
+    reply = await rpcs.ask(request, call())
     assert [
         (row.start_date, row.platform, row.campaign_id, row.metrics.currency_code, row.metrics.impressions)
         for row in reply.rows
@@ -199,28 +196,28 @@ async def test_dimensions_currencies_and_order(stores: Stores, leader: Leader, r
     request = asked("2025-11-02", "2025-11-03", TOTAL, pb.DIMENSION_CLIENT, pb.DIMENSION_PROJECT)
     request.filter.client_ids.append(str(client_id))
     request.filter.platforms.append(platform_pb2.PLATFORM_VK_ADS)
-    reply = await rpcs.QueryStatistics(request, call())
+    reply = await rpcs.ask(request, call())
     assert [(row.client_id, row.project_id, row.metrics.impressions) for row in reply.rows] == [
         (str(client_id), str(project_id), 900)
     ]
 
 
-async def test_too_many_rows_are_refused_before_they_are_read(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
+async def test_too_many_rows_are_refused_before_they_are_read(stores: Stores, leader: Leader, rpcs: Queries) -> None:
     with pytest.raises(QueryTooLarge):
-        await rpcs.QueryStatistics(asked("2025-01-01", "2026-12-31", HOUR), call())
+        await rpcs.ask(asked("2025-01-01", "2026-12-31", HOUR), call())
     client_id, campaigns = await stores.tenant(2)
     for campaign in campaigns:
         await stores.events(campaign, datetime(2025, 11, 2, 5, tzinfo=UTC))
     await work(leader)
     request = asked("2025-01-01", "2025-12-31", HOUR, pb.DIMENSION_CAMPAIGN, filter=only(client_id))
     with pytest.raises(QueryTooLarge) as caught:
-        await rpcs.QueryStatistics(request, call())
+        await rpcs.ask(request, call())
     assert caught.value.metadata["row_limit"] == "10000"
     request.ClearField("dimensions")
-    assert len((await rpcs.QueryStatistics(request, call())).rows) == 365 * 24
+    assert len((await rpcs.ask(request, call())).rows) == 365 * 24
 
 
-async def test_scopes(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
+async def test_scopes(stores: Stores, leader: Leader, rpcs: Queries) -> None:
     at = datetime(2025, 11, 2, 5, tzinfo=UTC)
     mine, other = await stores.client(), await stores.client()
     seen, hidden = await stores.campaign(other), await stores.campaign(other)
@@ -235,7 +232,7 @@ async def test_scopes(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
 
     async def total(wanted: pb.StatisticsFilter | None = None, scope: Scope = scope) -> int:
         request = asked("2025-11-01", "2025-11-30", TOTAL, filter=wanted)
-        return sum(row.metrics.impressions for row in (await rpcs.QueryStatistics(request, call(scope))).rows)
+        return sum(row.metrics.impressions for row in (await rpcs.ask(request, call(scope))).rows)
 
     assert await total() == 11
     assert await total(only(mine)) == 1
@@ -257,25 +254,25 @@ async def test_scopes(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
 
 
 async def test_while_postgresql_is_down_known_scopes_still_read(
-    stores: Stores, leader: Leader, rpcs: QueryRpcs, monkeypatch: pytest.MonkeyPatch
+    stores: Stores, leader: Leader, rpcs: Queries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client_id, [campaign] = await stores.tenant()
     await stores.events(campaign, datetime(2025, 11, 2, 5, tzinfo=UTC), count=3)
     await work(leader)
     request, caller = asked("2025-11-02", "2025-11-02", filter=only(client_id)), call(Scope(client_ids=(client_id,)))
-    first = await rpcs.QueryStatistics(request, caller)
+    first = await rpcs.ask(request, caller)
 
     async def down(*_: object) -> None:
         raise StoreUnavailable("postgresql")
 
     for name in ("fetch", "fetchrow", "fetchval"):
         monkeypatch.setattr(Database, name, down)
-    assert await rpcs.QueryStatistics(request, caller) == first
+    assert await rpcs.ask(request, caller) == first
     with pytest.raises(StoreUnavailable):
-        await rpcs.QueryStatistics(request, call(Scope(client_ids=(uuid4(),))))
+        await rpcs.ask(request, call(Scope(client_ids=(uuid4(),))))
 
 
-async def test_freshness(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
+async def test_freshness(stores: Stores, leader: Leader, rpcs: Queries) -> None:
     client_id, [campaign, other] = await stores.tenant(2)
     request = pb.GetFreshnessRequest(client_id=str(client_id))
     empty = await rpcs.GetFreshness(request, call())
@@ -297,11 +294,11 @@ async def test_freshness(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> Non
     assert (await rpcs.GetFreshness(request, call())).quarantined_count == 1
 
 
-async def test_sums_are_exact_beyond_floating_point(stores: Stores, leader: Leader, rpcs: QueryRpcs) -> None:
+async def test_sums_are_exact_beyond_floating_point(stores: Stores, leader: Leader, rpcs: Queries) -> None:
     client_id, [campaign] = await stores.tenant()
     for cost in ("900000000000.000001", "0.000001", "99999999999.999999"):
         await stores.events(campaign, datetime(2025, 11, 2, 5, tzinfo=UTC), cost=cost)
     await work(leader)
     day = date(2025, 11, 2).isoformat()
-    [row] = (await rpcs.QueryStatistics(asked(day, day, filter=only(client_id)), call())).rows
+    [row] = (await rpcs.ask(asked(day, day, filter=only(client_id)), call())).rows
     assert Decimal(row.metrics.cost_micros).scaleb(-6) == Decimal("1000000000000.000001")

@@ -20,7 +20,6 @@ from server.settings import MetricsSettings, WatchSettings
 from server.statistics.aggregator import Leader
 from server.statistics.feeds import Choice, Feed, Span
 from server.statistics.hub import WatchHub
-from server.statistics.query import QueryRpcs
 from server.statistics.relay import CampaignDirectory
 from server.statistics.snapshots import SnapshotRpcs
 from server.statistics.watermark import Progress
@@ -30,7 +29,7 @@ from storage.migrations import load
 from storage.postgres.campaigns import Campaign
 from storage.redis.signals import Signals
 from storage.scope import EVERYTHING, Scope
-from tests.statistics.conftest import Stores, until
+from tests.statistics.conftest import Queries, Stores, until
 
 HOUR, DAY, WEEK, MONTH, TOTAL = (
     time_pb2.GRANULARITY_HOUR,
@@ -83,7 +82,7 @@ class Desk:
 
     stores: Stores
     append: SnapshotRpcs
-    query: QueryRpcs
+    query: Queries
     leader: Leader
     signals: Signals
 
@@ -134,7 +133,7 @@ class Desk:
             time_zone=zone,
             **fields,  # type: ignore[arg-type]
         )
-        reply = await self.query.QueryStatistics(request, call())
+        reply = await self.query.ask(request, call())
         return {
             row.start_date or row.start_time.ToDatetime().strftime("%dT%H"): (
                 row.metrics.impressions, row.metrics.clicks, row.metrics.conversions,
@@ -164,7 +163,7 @@ async def desk(stores: Stores) -> AsyncIterator[Desk]:
     yield Desk(
         stores,
         SnapshotRpcs(stores.database, stores.clickhouse, directory, signals),
-        QueryRpcs(stores.database, stores.clickhouse),
+        Queries(stores.database, stores.clickhouse),
         Leader(stores.database, stores.clickhouse, signals, MetricsSettings(), 1, Progress()),
         signals,
     )
@@ -243,7 +242,7 @@ async def test_one_source_counts_for_each_group(desk: Desk, grain: str) -> None:
         dimensions=[pb.DIMENSION_CAMPAIGN],
         filter=pb.StatisticsFilter(client_ids=[str(client_id)]),
     )
-    reply = await desk.query.QueryStatistics(request, call())
+    reply = await desk.query.ask(request, call())
     found = {
         UUID(row.campaign_id): (row.metrics.impressions, row.metrics.conversions, row.metrics.revenue_micros // 10**6)
         for row in reply.rows
@@ -289,12 +288,12 @@ async def test_days_are_not_cut_into_hours(desk: Desk) -> None:
     )  # fmt: skip
     request.times.start_time.FromDatetime(H)
     request.times.end_time.FromDatetime(H + timedelta(days=1))
-    [row] = (await desk.query.QueryStatistics(request, call())).rows
+    [row] = (await desk.query.ask(request, call())).rows
     assert row.metrics.impressions == 800
     # An hour earlier than all of it, the platform has the day all the same.
     request.times.start_time.FromDatetime(datetime(2025, 11, 20, tzinfo=UTC))
     request.times.end_time.FromDatetime(other)
-    [row] = (await desk.query.QueryStatistics(request, call())).rows
+    [row] = (await desk.query.ask(request, call())).rows
     assert row.metrics.impressions == 300
 
 
@@ -341,7 +340,7 @@ async def test_clients_are_kept_apart(desk: Desk) -> None:
         granularity=TOTAL,
         filter=pb.StatisticsFilter(client_ids=[str(one), str(two)]),
     )
-    [row] = (await desk.query.QueryStatistics(request, call())).rows
+    [row] = (await desk.query.ask(request, call())).rows
     assert row.metrics.impressions == 1008
     with pytest.raises(InvalidRequest) as caught:
         await desk.put(one, PLATFORM, 9, snap(mine, D, (1, 1, 1)), snap(theirs, D, (1, 1, 1)))
@@ -362,7 +361,7 @@ async def test_a_campaigns_currency_and_the_conditions_of_a_reading_are_kept(des
         granularity=DAY,
         filter=pb.StatisticsFilter(client_ids=[str(client_id)]),
     )
-    rows = (await desk.query.QueryStatistics(request, call())).rows
+    rows = (await desk.query.ask(request, call())).rows
     assert [(row.metrics.currency_code, row.metrics.cost_micros) for row in rows] == [
         ("RUB", 5_000_000),
         ("USD", 7_000_000),
