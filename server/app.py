@@ -23,6 +23,7 @@ from mrm.accounts.v1 import (
     session_service_pb2,
 )
 from mrm.campaigns.v1 import campaign_service_pb2
+from mrm.operations.v1 import change_service_pb2
 from mrm.planning.v1 import project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.accounts.api_key_service import ApiKeyService
@@ -30,6 +31,8 @@ from server.accounts.client_service import ClientService
 from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import Passwords, SessionService
 from server.campaigns.campaign_service import CampaignService
+from server.operations.change_service import ChangeService
+from server.operations.feed import ChangeFeed
 from server.planning.project_service import ProjectService
 from server.rpc import logs
 from server.rpc.auth import Authenticator
@@ -71,6 +74,7 @@ SERVICES = (
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"],
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
+    change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
 )
 
 # Each value is explained where it was learned, in the notes on grpc.aio in ARCHITECTURE.md.
@@ -151,7 +155,9 @@ class Application:
         sessions, limiter = SessionStore(redis, settings.auth.session_ttl), RateLimiter(redis)
         authenticator = Authenticator(sessions, limiter, database, settings.auth)
         self._streams = StreamRegistry(authenticator.alive, settings.watch.recheck)
-        self._pipeline = Pipeline(authenticator, database, self._streams)
+        signals = await self._opened(_signals(settings))
+        feed = ChangeFeed(background, signals, settings.watch, self._streams.draining)
+        self._pipeline = Pipeline(authenticator, database, self._streams, feed.announce)
         configured = settings.auth.token_key
         key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
         codec = TokenCodec(key)
@@ -178,7 +184,6 @@ class Application:
         self._pipeline.register(server, SERVICES[4], [CampaignService(database, pager)])
         self._pipeline.register(server, SERVICES[6], [ServiceAccountService(database, pager)])
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
-        signals = await self._opened(_signals(settings))
         directory = CampaignDirectory(database, clickhouse)
         ingestor = Ingestor(clickhouse, directory, RawFloor(database), SaltBook(database), settings.ingest)
         hub = WatchHub(background, clickhouse, signals, settings.watch)
@@ -195,6 +200,7 @@ class Application:
             ],
             {"AppendEvents": append_request_deserializer, "IngestEvents": ingest_request_deserializer},
         )
+        self._pipeline.register(server, SERVICES[7], [ChangeService(database, feed, codec, settings.watch)])
         relay = CampaignRelay(background, clickhouse, holder=holder, lease_ttl=settings.metrics.lease_ttl)
         aggregator = Aggregator(background, clickhouse, signals, settings.metrics, holder=holder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
@@ -207,7 +213,7 @@ class Application:
         await self._health.check()
         self._background(self._health.run)
         self._background(self._streams.run)
-        for task in (relay, aggregator, hub):
+        for task in (relay, aggregator, hub, feed):
             self._background(task.run)
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)

@@ -29,6 +29,7 @@ from mrm.accounts.v1 import (
 )
 from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from mrm.common.v1 import options_pb2, platform_pb2
+from mrm.operations.v1 import change_service_pb2_grpc
 from mrm.planning.v1 import project_pb2, project_service_pb2, project_service_pb2_grpc
 from mrm.statistics.v1 import event_pb2, statistics_service_pb2_grpc
 from server.app import Application, migrate
@@ -70,6 +71,7 @@ class Caller:
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
+    changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -80,6 +82,7 @@ class Caller:
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
+        self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

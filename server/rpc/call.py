@@ -116,7 +116,7 @@ class AuditEntry:
         client_id: Tenant of the resource, if it has one.
         project_id: Project of the resource, if it has one.
         before: The resource as callers saw it before; None on creation.
-        after: The resource as callers see it now.
+        after: The resource as callers see it now; None when it is gone.
     """
 
     action: str
@@ -125,4 +125,4 @@ class AuditEntry:
     client_id: UUID | None
     project_id: UUID | None
     before: Message | None
-    after: Message
+    after: Message | None

@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 from uuid_utils.compat import UUID, uuid7
 
 from server.rpc import logs
+from server.rpc.auditing import Actor, is_secret, recorder
 from server.rpc.auth import Admission, Authenticator
-from server.rpc.call import ANONYMOUS, AuditEntry, AuditRecorder, Call, Mutation, Principal, StreamCall
+from server.rpc.call import ANONYMOUS, Call, Mutation, Principal, StreamCall
 from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, PermissionDenied, Unavailable
 from server.rpc.policy import Policy, read_policy
 from server.rpc.status import to_domain, to_status
 from server.rpc.streams import StreamRegistry
 from server.rpc.validation import validate
 from storage import deadline as store_deadline
-from storage.postgres import audit, idempotency
+from storage.postgres import idempotency
 from storage.postgres.database import Database, Transaction
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -68,12 +68,20 @@ class Pipeline:
         authenticator: Turns credentials into a principal and counts the call against its limit.
         database: Where mutations run, with their idempotency and audit records.
         streams: Open streams, ended when their credentials end or the server drains.
+        announce: Told after a commit that changes were recorded.
     """
 
-    def __init__(self, authenticator: Authenticator, database: Database, streams: StreamRegistry) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        database: Database,
+        streams: StreamRegistry,
+        announce: Callable[[], None] | None = None,
+    ) -> None:
         self._authenticator = authenticator
         self._database = database
         self._streams = streams
+        self._announce = announce
         self._log = logs.get("rpc")
         self._running = 0
         self._idle = asyncio.Event()
@@ -249,7 +257,13 @@ class Pipeline:
                 principal,
                 trace.peer,
                 tx=tx,
-                record=_recorder(tx, principal, method.full_name, trace.request_id),
+                record=recorder(
+                    tx,
+                    Actor.of(principal),
+                    method=method.full_name,
+                    request_id=trace.request_id,
+                    announce=self._announce,
+                ),
             )
             response = await method.run(request, call)
             if key:
@@ -337,12 +351,8 @@ def _method(descriptor: MethodDescriptor, servicers: Sequence[object]) -> Method
         run=run,
         request_class=GetMessageClass(descriptor.input_type),
         response_class=response_class,
-        secret_fields=tuple(field.name for field in descriptor.output_type.fields if _is_secret(field)),
+        secret_fields=tuple(field.name for field in descriptor.output_type.fields if is_secret(field)),
     )
-
-
-def _is_secret(field: FieldDescriptor) -> bool:
-    return bool(field.GetOptions().debug_redact)
 
 
 def _without_secrets(response: Message, method: Method) -> bytes:
@@ -358,32 +368,6 @@ def _without_secrets(response: Message, method: Method) -> bytes:
 
 def _request_hash(request: Message) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-
-
-def _recorder(tx: Transaction, principal: Principal, method: str, request_id: str) -> AuditRecorder:
-    async def record(entry: AuditEntry) -> None:
-        await audit.append(
-            tx,
-            actor_kind="user" if principal.kind == "user" else "api_key",
-            actor_id=principal.principal_id,
-            method=method,
-            request_id=request_id,
-            client_id=entry.client_id,
-            project_id=entry.project_id,
-            resource_type=entry.resource_type,
-            resource_id=entry.resource_id,
-            action=entry.action,
-            diff=audit_diff(entry.before, entry.after),
-        )
-
-    return record
-
-
-def audit_diff(before: Message | None, after: Message) -> dict[str, Any]:
-    """Fields of a resource that differ, each as ``[before, after]`` in its JSON form."""
-    old = {} if before is None else MessageToDict(before, preserving_proto_field_name=True)
-    new = MessageToDict(after, preserving_proto_field_name=True)
-    return {name: [old.get(name), new.get(name)] for name in sorted(old | new) if old.get(name) != new.get(name)}
 
 
 def _trailer(request_id: str, admission: Admission) -> tuple[tuple[str, str], ...]:

@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
 from storage.postgres.database import Executor
 
+REDACTED = True
+"""Stands in a diff for both values of a secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a change was made.
+
+    Attributes:
+        kind: ``user`` for a call, ``job``, ``platform`` for what was seen there, ``operator`` for the command line.
+        id: Which job, or the integration whose platform reported it.
+        description: Explanation for people.
+    """
+
+    kind: Literal["user", "job", "platform", "operator"]
+    id: str = ""
+    description: str = ""
+
+
+BY_CALL = Cause("user")
+"""A caller wished it."""
+
 # Appends one record; the table refuses anything else.
 _APPEND = """
 INSERT INTO audit_log (actor_kind, actor_id, method, request_id, client_id, project_id, resource_type, resource_id,
-  action, diff, cause)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"""
+  action, diff, cause_kind, cause_id, cause)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 
 
 async def append(
@@ -28,9 +51,9 @@ async def append(
     client_id: UUID | None = None,
     project_id: UUID | None = None,
     diff: Mapping[str, Any] | None = None,
-    cause: str = "",
+    cause: Cause = BY_CALL,
 ) -> None:
-    """Appends a record, in the transaction of the change it tells of.
+    """Appends a record, in the transaction of the change it tells of and after taking that change's locks.
 
     Args:
         db: The change's transaction.
@@ -43,10 +66,10 @@ async def append(
         request_id: The call's request id.
         client_id: The tenant, if it belongs to one.
         project_id: The project, if it belongs to one.
-        diff: Field name to ``[before, after]``; secrets must have been replaced.
-        cause: Why an automatic action was taken.
+        diff: Path of a field to ``[before, after]``, or to `REDACTED`.
+        cause: Why.
     """
     await db.execute(
         _APPEND, actor_kind, actor_id, method, request_id, client_id, project_id, resource_type, str(resource_id),
-        action, dict(diff or {}), cause,
+        action, dict(diff or {}), cause.kind, cause.id, cause.description,
     )  # fmt: skip

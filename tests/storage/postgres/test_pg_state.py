@@ -216,7 +216,7 @@ class TestOutbox:
         assert await db.fetchval("SELECT count(*) FROM outbox") == 1
 
 
-async def test_audit_records_carry_their_transaction(db: Database) -> None:
+async def test_audit_records_are_appended_in_order(db: Database) -> None:
     async with db.transaction("change") as tx:
         for n in range(2):
             await audit.append(
@@ -228,9 +228,13 @@ async def test_audit_records_carry_their_transaction(db: Database) -> None:
                 resource_id=new_id(),
                 diff={"status": ["active", n]},
             )
-    await audit.append(db, actor_kind="system", actor_id=None, action="stop", resource_type="campaign", resource_id="x")
-    rows = await db.fetch("SELECT xid::text, diff, cause FROM audit_log ORDER BY xid, seq")
-    assert rows[0]["xid"] == rows[1]["xid"] != rows[2]["xid"]
+    cause = audit.Cause("job", "7", "the budget is spent")
+    await audit.append(
+        db, actor_kind="system", actor_id=None, action="stop", resource_type="campaign", resource_id="x", cause=cause
+    )
+    rows = await db.fetch("SELECT diff, cause_kind, cause_id, cause FROM audit_log ORDER BY seq")
+    assert tuple(rows[0])[1:] == tuple(rows[1])[1:] == ("user", "", "")
+    assert tuple(rows[2])[1:] == ("job", "7", "the budget is spent")
     assert rows[1]["diff"] == {"status": ["active", 1]}
     with pytest.raises(Invalid):
         await audit.append(db, actor_kind="user", actor_id=None, action="x", resource_type="x", resource_id="x")

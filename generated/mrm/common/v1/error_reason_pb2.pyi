@@ -82,6 +82,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A watcher took nothing for too long; watch again with the last `resume_token`."""
     ERROR_REASON_EXPORT_OUTDATED: _ErrorReason.ValueType  # 28
     """ABORTED. Figures of an interrupted export were restated since it began; begin anew."""
+    ERROR_REASON_CHANGES_GONE: _ErrorReason.ValueType  # 29
+    """OUT_OF_RANGE. What follows the resume token is no longer kept, or the database was restored to an earlier state: read
+    the present state anew, then watch with the token of GetOldestChangeToken or without one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -148,4 +152,8 @@ ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 27
 """RESOURCE_EXHAUSTED. A watcher took nothing for too long; watch again with the last `resume_token`."""
 ERROR_REASON_EXPORT_OUTDATED: ErrorReason.ValueType  # 28
 """ABORTED. Figures of an interrupted export were restated since it began; begin anew."""
+ERROR_REASON_CHANGES_GONE: ErrorReason.ValueType  # 29
+"""OUT_OF_RANGE. What follows the resume token is no longer kept, or the database was restored to an earlier state: read
+the present state anew, then watch with the token of GetOldestChangeToken or without one.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
