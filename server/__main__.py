@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import admin, demo, export, health, ingest, migrate, serve, up, watch
+from server.cli import admin, demo, export, health, ingest, migrate, seed, serve, up, watch
 
 app = typer.Typer(
     name="mrm",
@@ -16,6 +16,7 @@ app.command()(up.up)
 app.command()(serve.serve)
 app.add_typer(migrate.commands, name="migrate")
 app.add_typer(admin.commands, name="admin")
+app.add_typer(seed.commands, name="seed")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(export.export)

@@ -24,7 +24,7 @@ from mrm.accounts.v1 import (
 )
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.operations.v1 import change_service_pb2
-from mrm.planning.v1 import project_service_pb2
+from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
@@ -33,12 +33,13 @@ from server.accounts.session_service import Passwords, SessionService
 from server.campaigns.campaign_service import CampaignService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
+from server.planning.benchmark_service import BenchmarkService
 from server.planning.project_service import ProjectService
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import Pager
-from server.rpc.pipeline import Pipeline
+from server.rpc.pipeline import Deserializer, Pipeline
 from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
@@ -73,9 +74,18 @@ SERVICES = (
     project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"],
+    benchmark_service_pb2.DESCRIPTOR.services_by_name["BenchmarkService"],
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
 )
+
+# Requests whose events are not to be decoded.
+_DESERIALIZERS: dict[str, dict[str, Deserializer]] = {
+    "StatisticsService": {
+        "AppendEvents": append_request_deserializer,
+        "IngestEvents": ingest_request_deserializer,
+    }
+}
 
 # Each value is explained where it was learned, in the notes on grpc.aio in ARCHITECTURE.md.
 CHANNEL_OPTIONS = (
@@ -171,26 +181,20 @@ class Application:
         server = self._server = grpc.aio.server(
             options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(settings.grpc.reuse_port)))
         )
-        self._pipeline.register(
-            server,
-            SERVICES[0],
-            [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
-        )
-        self._pipeline.register(server, SERVICES[1], [ApiKeyService(database, pager)])
-        self._pipeline.register(
-            server, SERVICES[2], [ClientService(database, pager, codec, settings.clients.purge_delay)]
-        )
-        self._pipeline.register(server, SERVICES[3], [ProjectService(database, pager)])
-        self._pipeline.register(server, SERVICES[4], [CampaignService(database, pager)])
-        self._pipeline.register(server, SERVICES[6], [ServiceAccountService(database, pager)])
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
         directory = CampaignDirectory(database, clickhouse)
         ingestor = Ingestor(clickhouse, directory, RawFloor(database), SaltBook(database), settings.ingest)
         hub = WatchHub(background, clickhouse, signals, settings.watch)
-        self._pipeline.register(
-            server,
-            SERVICES[5],
-            [
+        servicers: dict[str, list[object]] = {
+            "ApiKeyService": [ApiKeyService(database, pager)],
+            "BenchmarkService": [BenchmarkService(database, pager)],
+            "CampaignService": [CampaignService(database, pager)],
+            "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
+            "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
+            "ProjectService": [ProjectService(database, pager)],
+            "ServiceAccountService": [ServiceAccountService(database, pager)],
+            "SessionService": [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
+            "StatisticsService": [
                 IngestRpcs(database, ingestor, settings.ingest),
                 SnapshotRpcs(database, clickhouse, directory, signals),
                 QuarantineRpcs(database, clickhouse, codec),
@@ -198,9 +202,9 @@ class Application:
                 QueryRpcs(database, clickhouse, settings.query),
                 WatchRpcs(database, hub, codec, settings.watch),
             ],
-            {"AppendEvents": append_request_deserializer, "IngestEvents": ingest_request_deserializer},
-        )
-        self._pipeline.register(server, SERVICES[7], [ChangeService(database, feed, codec, settings.watch)])
+        }
+        for service in SERVICES:
+            self._pipeline.register(server, service, servicers[service.name], _DESERIALIZERS.get(service.name))
         relay = CampaignRelay(background, clickhouse, holder=holder, lease_ttl=settings.metrics.lease_ttl)
         aggregator = Aggregator(background, clickhouse, signals, settings.metrics, holder=holder)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)

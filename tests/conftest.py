@@ -30,7 +30,7 @@ from mrm.accounts.v1 import (
 from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.operations.v1 import change_service_pb2_grpc
-from mrm.planning.v1 import project_pb2, project_service_pb2, project_service_pb2_grpc
+from mrm.planning.v1 import benchmark_service_pb2_grpc, project_pb2, project_service_pb2, project_service_pb2_grpc
 from mrm.statistics.v1 import event_pb2, statistics_service_pb2_grpc
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
@@ -69,6 +69,7 @@ class Caller:
     service_accounts: service_account_service_pb2_grpc.ServiceAccountServiceAsyncStub = field(init=False)
     clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
+    benchmarks: benchmark_service_pb2_grpc.BenchmarkServiceAsyncStub = field(init=False)
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
@@ -80,6 +81,7 @@ class Caller:
         self.service_accounts = service_account_service_pb2_grpc.ServiceAccountServiceStub(channel)
         self.clients = client_service_pb2_grpc.ClientServiceStub(channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self.benchmarks = benchmark_service_pb2_grpc.BenchmarkServiceStub(channel)
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)

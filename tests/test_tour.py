@@ -53,4 +53,5 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert '"impressions": "120000"' in output
     assert '"totals"' in output
     assert '"complete": true' in output
+    assert '"BENCHMARK_LEVEL_FORMAT"' in output
     assert "must be a valid UUID" in output
