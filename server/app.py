@@ -25,7 +25,7 @@ from mrm.accounts.v1 import (
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.operations.v1 import change_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2
-from mrm.statistics.v1 import statistics_service_pb2
+from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
 from server.accounts.service_account_service import ServiceAccountService
@@ -43,22 +43,25 @@ from server.rpc.pipeline import Deserializer, Pipeline
 from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
-from server.settings import GrpcSettings, Settings
+from server.settings import GrpcSettings, ObjectsSettings, Settings
 from server.statistics.aggregator import Aggregator
 from server.statistics.append import IngestRpcs
 from server.statistics.export import ExportRpcs
+from server.statistics.files import ClientFiles, FileRpcs
 from server.statistics.hub import WatchHub
+from server.statistics.imports import ImportRpcs
 from server.statistics.ingest import Ingestor, RawFloor, SaltBook
 from server.statistics.quarantine import QuarantineRpcs
 from server.statistics.query import QueryRpcs
 from server.statistics.relay import CampaignDirectory, CampaignRelay
-from server.statistics.snapshots import SnapshotRpcs
+from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
 from storage.clickhouse.target import ClickHouseTarget, set_durability
 from storage.migrations import MigrationStatus, Runner, load
+from storage.objects.store import Objects, S3Access
 from storage.postgres import token_keys
 from storage.postgres.database import Database
 from storage.postgres.migrating import migration_lock, postgres_runner
@@ -77,6 +80,7 @@ SERVICES = (
     benchmark_service_pb2.DESCRIPTOR.services_by_name["BenchmarkService"],
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
+    statistics_file_service_pb2.DESCRIPTOR.services_by_name["StatisticsFileService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -173,8 +177,12 @@ class Application:
         codec = TokenCodec(key)
         pager = Pager(codec)
         passwords = Passwords()
+        objects = self._objects(settings.objects)
+        probes = {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping}
+        if objects is not None:
+            probes["objects"] = objects.ping
         self._health = HealthMonitor(
-            {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping},
+            probes,
             {service.full_name: _needs(service.name) for service in SERVICES},
         )
 
@@ -185,6 +193,8 @@ class Application:
         directory = CampaignDirectory(database, clickhouse)
         ingestor = Ingestor(clickhouse, directory, RawFloor(database), SaltBook(database), settings.ingest)
         hub = WatchHub(background, clickhouse, signals, settings.watch)
+        snapshots = SnapshotWriter(database, clickhouse, directory, signals)
+        files = ClientFiles(database, objects, settings.objects)
         servicers: dict[str, list[object]] = {
             "ApiKeyService": [ApiKeyService(database, pager)],
             "BenchmarkService": [BenchmarkService(database, pager)],
@@ -194,9 +204,13 @@ class Application:
             "ProjectService": [ProjectService(database, pager)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
             "SessionService": [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
+            "StatisticsFileService": [
+                FileRpcs(files, database, clickhouse, codec, settings.watch),
+                ImportRpcs(files, ingestor, directory, snapshots, codec, settings.watch),
+            ],
             "StatisticsService": [
                 IngestRpcs(database, ingestor, settings.ingest),
-                SnapshotRpcs(database, clickhouse, directory, signals),
+                SnapshotRpcs(snapshots),
                 QuarantineRpcs(database, clickhouse, codec),
                 ExportRpcs(database, clickhouse, codec, settings.watch),
                 QueryRpcs(database, clickhouse, settings.query),
@@ -249,6 +263,22 @@ class Application:
         await self._pipeline.wait_idle(self._settings.grpc.drain_seconds)
         await self._stack.aclose()
         self._log.info("stopped")
+
+    def _objects(self, settings: ObjectsSettings) -> Objects | None:
+        """The object storage, if the service has one."""
+        if settings.url is None:
+            return None
+        access = S3Access(
+            settings.endpoint, settings.region, settings.access_key_id, settings.secret_access_key.get_secret_value()
+        )
+        try:
+            objects = Objects(settings.url, access)
+        except (ValueError, OSError) as error:
+            raise StartError(
+                f"MRM_OBJECTS__URL: {error if isinstance(error, ValueError) else error.strerror}"
+            ) from None
+        self._stack.push_async_callback(objects.close)
+        return objects
 
     async def _opened(self, opening: Coroutine[Any, Any, Any]) -> Any:
         """Awaits a store and has it closed at the end."""
@@ -303,7 +333,13 @@ async def _runners(settings: Settings) -> AsyncIterator[dict[str, Runner]]:
 
 def _needs(service: str) -> frozenset[str]:
     entities = frozenset({"postgresql", "redis"})
-    return entities | {"clickhouse"} if service == "StatisticsService" else entities
+    match service:
+        case "StatisticsService":
+            return entities | {"clickhouse"}
+        case "StatisticsFileService":
+            return entities | {"clickhouse", "objects"}
+        case _:
+            return entities
 
 
 async def _signals(settings: Settings) -> Signals:

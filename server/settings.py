@@ -55,6 +55,24 @@ class RedisSettings(BaseModel):
     volatile_dsn: SecretStr | None = Field(None, description="Server for the cache; the durable one if unset")
 
 
+class ObjectsSettings(BaseModel):
+    """Object storage: exported and imported files."""
+
+    url: str | None = Field(
+        None, description="s3://bucket/prefix or file:///directory; without it the service keeps no files"
+    )
+    endpoint: str = Field("", description="URL of the S3 server; Amazon's own if empty")
+    region: str = Field("us-east-1", description="Region of the S3 server")
+    access_key_id: str = Field("", description="Public half of the credentials; the instance's own role if empty")
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Secret half of the credentials")
+    download_lifetime: timedelta = Field(
+        timedelta(minutes=15), gt=timedelta(0), le=timedelta(days=7), description="Life of a download URL"
+    )
+    max_file_bytes: int = Field(
+        16 * 2**30, ge=2**20, description="Largest file to upload or import; so much is kept in the temporary directory"
+    )
+
+
 class AuthSettings(BaseModel):
     """Sessions and call limits."""
 
@@ -146,6 +164,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     redis: RedisSettings = RedisSettings()
+    objects: ObjectsSettings = ObjectsSettings()
     auth: AuthSettings = AuthSettings()
     clients: ClientsSettings = ClientsSettings()
     ingest: IngestSettings = IngestSettings()

@@ -31,13 +31,14 @@ from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_servic
 from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.operations.v1 import change_service_pb2_grpc
 from mrm.planning.v1 import benchmark_service_pb2_grpc, project_pb2, project_service_pb2, project_service_pb2_grpc
-from mrm.statistics.v1 import event_pb2, statistics_service_pb2_grpc
+from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2_grpc, statistics_service_pb2_grpc
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.rpc import logs
 from server.settings import Settings
 from storage.postgres import clients, users
 from storage.postgres.database import Database
+from tests.s3 import S3Server
 
 PASSWORD = "correct horse battery staple"
 # Full strength is tested on its own; here it would only cost seconds.
@@ -73,6 +74,7 @@ class Caller:
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
+    files: statistics_file_service_pb2_grpc.StatisticsFileServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -85,6 +87,7 @@ class Caller:
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)
+        self.files = statistics_file_service_pb2_grpc.StatisticsFileServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:
@@ -183,6 +186,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         stack.push_async_callback(engines.stop)
         connections = await engines.start()
         settings = settings_for(connections)
+        settings.objects.url = (tmp_path_factory.mktemp("objects") / "files").as_uri()
         await migrate(settings)
         application = Application(settings)
         stack.push_async_callback(application.stop)
@@ -194,6 +198,15 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         world = World(engines, connections, settings, application, channel, database, Caller(channel))
         world.admin = await world.sign_in("admin@example.com")
         yield world
+
+
+@pytest.fixture(scope="session")
+async def s3(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[S3Server]:
+    """An S3 server."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    await server.start()
+    yield server
+    await server.stop()
 
 
 @dataclass(frozen=True)

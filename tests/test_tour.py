@@ -54,4 +54,6 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert '"totals"' in output
     assert '"complete": true' in output
     assert '"BENCHMARK_LEVEL_FORMAT"' in output
+    assert "exports/days.parquet" in output
+    assert "1 rows in" in output
     assert "must be a valid UUID" in output

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import lru_cache
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 from zoneinfo import ZoneInfo
 
 from google.protobuf import timestamp_pb2
@@ -15,6 +14,7 @@ from google.protobuf import timestamp_pb2
 from mrm.statistics.v1 import event_pb2
 from server.cli.rows import Row
 from server.rpc.validation import violations
+from server.statistics.rowfiles import derived_id
 
 COLUMNS = ("event_id", "event_time", "campaign_id", "event_type", "user_id", "cost", "revenue", "conversions")
 
@@ -23,7 +23,6 @@ _TYPES: dict[str, event_pb2.EventType.ValueType] = {
     "click": event_pb2.EVENT_TYPE_CLICK,
     "conversion": event_pb2.EVENT_TYPE_CONVERSION,
 }
-_TYPE_NAMES: dict[int, str] = {number: name for name, number in _TYPES.items()}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # 50 digits hold every amount the contract allows; one that would be rounded is an error.
 _EXACT = Context(prec=50, traps=[Inexact, InvalidOperation])
@@ -33,17 +32,6 @@ _LARGEST = Decimal(2**63 - 1)
 
 class BadRow(Exception):
     """The row is no event; the text names the column and the reason."""
-
-
-def derived_id(source: str, line: int, event_type: int) -> str:
-    """The id of an event that its source gives none: the same for the same file, line and type, always.
-
-    Args:
-        source: SHA-256 of the file in hexadecimal.
-        line: Line of the row.
-        event_type: Its type; one row may stand for several events of different types.
-    """
-    return str(uuid5(NAMESPACE_OID, f"{source}:{line}:{_TYPE_NAMES[event_type]}"))
 
 
 class EventReader:

@@ -17,6 +17,9 @@ from rich.markup import escape
 from rich.status import Status
 
 import mrm_client
+from mrm.common.v1 import time_pb2
+from mrm.statistics.v1.statistics_file_service_pb2 import WriteStatisticsFileRequest
+from mrm.statistics.v1.statistics_file_service_pb2_grpc import StatisticsFileServiceStub
 from mrm_client import CallError
 from server.cli import remote
 from server.cli.console import CommandFailed, out, run, say
@@ -44,7 +47,12 @@ def export(
     client: Annotated[UUID, typer.Option(help="Client whose campaigns are exported.")],
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day.")],
-    file: Annotated[Path, typer.Option("--out", dir_okay=False, help="FILE.parquet, FILE.arrow or FILE.csv.")],
+    file: Annotated[
+        Path | None, typer.Option("--out", dir_okay=False, help="FILE.parquet, FILE.arrow or FILE.csv.")
+    ] = None,
+    to_objects: Annotated[
+        str | None, typer.Option(help="NAME.parquet: write the file into object storage instead of here.")
+    ] = None,
     by: Annotated[Bucket, typer.Option(help="One row for each campaign and what.")] = Bucket.DAY,
     time_zone: Annotated[str, typer.Option(help="IANA zone whose days count. Default: the client's.")] = "",
     patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
@@ -57,21 +65,47 @@ def export(
 ) -> None:
     """Export a client's figures into a Parquet, Arrow or CSV file, one row for each campaign and day or hour.
 
-    Survives restarts of the server. The file appears only when it is whole. Amounts are exact decimals in the
+    Survives restarts of the server, and the file appears only when it is whole. With --to-objects the server itself
+    writes a Parquet file into object storage, under the client's prefix. Amounts are exact decimals in the
     campaign's currency; times are UTC.
     """
     remote.quiet_grpc()
 
     async def command() -> None:
-        if file.suffix not in _SINKS:
+        if (file is None) == (to_objects is None):
+            raise CommandFailed("name exactly one of --out and --to-objects")
+        if file is not None and file.suffix not in _SINKS:
             raise CommandFailed(f"--out must end with one of {', '.join(_SINKS)}")
         async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir) as channel:
             days = (first.date(), last.date())
             started = time.monotonic()
+            if file is None:
+                await _write(channel, client, days, by, time_zone, to_objects or "")
+                return
             rows = await _export(channel, client, days, by, time_zone, patience, file)
             say(f"{rows:,} rows in {escape(str(file))}, {time.monotonic() - started:.1f} s")
 
     run(command())
+
+
+async def _write(
+    channel: grpc.aio.Channel, client: UUID, days: tuple[date, date], by: Bucket, time_zone: str, name: str
+) -> None:
+    """Has the server write the file into object storage."""
+    started = time.monotonic()
+    request = WriteStatisticsFileRequest(
+        client_id=str(client),
+        file_name=name,
+        dates=time_pb2.DateRange(start_date=days[0].isoformat(), end_date=days[1].isoformat()),
+        granularity=time_pb2.GRANULARITY_DAY if by is Bucket.DAY else time_pb2.GRANULARITY_HOUR,
+        time_zone=time_zone,
+    )
+    with out.status("writing ...") as status:
+        async for reply in StatisticsFileServiceStub(channel).WriteStatisticsFile(request):
+            status.update(f"writing ... {reply.row_count:,} rows")
+    seconds = time.monotonic() - started
+    say(f"{reply.row_count:,} rows, {reply.file.size_bytes:,} bytes in {escape(reply.file.key)}, {seconds:.1f} s")
+    say(f"sha256 {reply.file.sha256}")
 
 
 async def _export(

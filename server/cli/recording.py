@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mrm.statistics.v1 import event_pb2
 from server.cli.console import CommandFailed
-from server.cli.events import derived_id
 from server.cli.rows import RowFile
+from server.statistics.rowfiles import derived_id
 
 
 @dataclass(frozen=True, slots=True)

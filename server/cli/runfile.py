@@ -69,12 +69,14 @@ def load_settings(data_dir: Path) -> Settings:
     """Settings from the environment; engines it does not name are those of `mrm up`, if it runs."""
     settings = Settings()
     if "MRM_POSTGRES__DSN" not in os.environ and (found := read(data_dir)) is not None:
-        point_at(settings, found.postgres_dsn, found.redis_dsn, found.clickhouse_dsn)
+        point_at(settings, data_dir, found.postgres_dsn, found.redis_dsn, found.clickhouse_dsn)
     return settings
 
 
-def point_at(settings: Settings, postgres_dsn: str, redis_dsn: str, clickhouse_dsn: str) -> None:
-    """Makes the settings name these engines."""
+def point_at(settings: Settings, data_dir: Path, postgres_dsn: str, redis_dsn: str, clickhouse_dsn: str) -> None:
+    """Makes the settings name these engines, and a directory beside their data as the object storage if none is set."""
+    if settings.objects.url is None:
+        settings.objects.url = (data_dir / "objects").resolve().as_uri()
     settings.postgres.dsn = SecretStr(postgres_dsn)
     settings.redis.durable_dsn = SecretStr(redis_dsn)
     settings.clickhouse.dsn = SecretStr(clickhouse_dsn)

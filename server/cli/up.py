@@ -76,7 +76,9 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
     try:
         async with step("PostgreSQL, Redis and ClickHouse started"):
             connections = await engines.start()
-        runfile.point_at(settings, connections.postgres_dsn, connections.redis_dsn, connections.clickhouse_dsn)
+        runfile.point_at(
+            settings, data_dir, connections.postgres_dsn, connections.redis_dsn, connections.clickhouse_dsn
+        )
         async with step("schemas up to date"):
             await migrate(settings)
         application = Application(settings)

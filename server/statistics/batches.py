@@ -15,7 +15,8 @@ MAX_ERRORS = 100
 _EVENTS_A_SLICE = 500
 # The years 1 to 9999, as google.protobuf.Timestamp defines itself.
 _SECONDS_MIN = -62_135_596_800
-_SECONDS_MAX = 253_402_300_799
+SECONDS_MAX = 253_402_300_799
+"""Last second that a timestamp of the contract holds."""
 _NANOS_MAX = 999_999_999
 
 
@@ -123,7 +124,7 @@ def _faults(index: int, event: event_pb2.Event) -> Iterator[event_pb2.EventError
         # A rule about the event as a whole belongs to no field of it.
         yield _invalid(index, violation.field.removeprefix("request"), violation.description)
     time = event.event_time
-    if not (_SECONDS_MIN <= time.seconds <= _SECONDS_MAX and 0 <= time.nanos <= _NANOS_MAX):
+    if not (_SECONDS_MIN <= time.seconds <= SECONDS_MAX and 0 <= time.nanos <= _NANOS_MAX):
         yield _invalid(index, "event_time", "is not a valid timestamp")
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,7 +21,7 @@ from server.rpc.tokens import InvalidToken, TokenCodec
 from server.settings import WatchSettings
 from server.statistics import figures, rules
 from server.statistics.buckets import HOUR, Bucket, cut
-from server.statistics.reach import ReachResolver
+from server.statistics.reach import Reach, ReachResolver
 from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import precedence
 from storage.clickhouse.arrow import END, Batch
@@ -28,6 +29,7 @@ from storage.clickhouse.connect import ClickHouse, ClickHouseError
 from storage.clickhouse.exports import BATCH_ROWS, Extract, Reading, fingerprint
 from storage.clickhouse.metrics import Figures
 from storage.postgres.database import Database
+from storage.scope import Scope
 
 ExportCall = StreamCall[statistics_service_pb2.ExportStatisticsRequest, statistics_service_pb2.ExportStatisticsResponse]
 Request = statistics_service_pb2.ExportStatisticsRequest
@@ -115,6 +117,67 @@ class ExportTokens:
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request covers.
+
+    Attributes:
+        reach: The campaigns.
+        start: Begin of the time in Unix seconds.
+        end: Its end, excluded.
+        zone: Whose days are meant.
+        buckets: The days; none for hours.
+    """
+
+    reach: Reach
+    start: int
+    end: int
+    zone: ZoneInfo
+    buckets: Sequence[Bucket]
+
+
+class ExportPlanner:
+    """Finds out what an export covers, whatever becomes of it.
+
+    Args:
+        database: Knows rights.
+        clickhouse: Holds the figures.
+    """
+
+    def __init__(self, database: Database, clickhouse: ClickHouse) -> None:
+        self._clickhouse = clickhouse
+        self._reach = ReachResolver(database)
+
+    async def plan(self, request: Request, scope: Scope) -> Plan:
+        """What a request covers within a scope; the rules of its fields are checked."""
+        reached = await self._reach.resolve(scope, rules.read_filter(request.filter))
+        zone = values.time_zone(request.time_zone or reached.time_zone or "UTC", "time_zone")
+        if request.WhichOneof("period") == "times":
+            start, end = rules.times(request.times, "times")
+        else:
+            start, end = rules.dates(request.dates, zone)
+        hourly = request.granularity == time_pb2.GRANULARITY_HOUR
+        return Plan(reached, start, end, zone, [] if hourly else cut(request.granularity, zone, start, end))
+
+    async def extract(self, plan: Plan) -> Extract:
+        """The rows to read."""
+        selection = plan.reach.selection
+        mixed = await precedence.has_snapshots(self._clickhouse, selection.clients)
+        days = [bucket.start for bucket in plan.buckets] or None
+        return Extract(selection, plan.start, plan.end, plan.zone, days, mixed)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Raises QueryTooLarge where ClickHouse refuses to read so much."""
+    try:
+        yield
+    except ClickHouseError as error:
+        if error.code in _LIMIT_CODES:
+            raise rules.QueryTooLarge("this reads too much: shorten the period or narrow the filter") from None
+        raise
+
+
 class ExportRpcs:
     """RPCs that give figures in bulk.
 
@@ -131,7 +194,7 @@ class ExportRpcs:
         self._clickhouse = clickhouse
         self._codec = codec
         self._write_timeout = (settings or WatchSettings()).write_timeout
-        self._reach = ReachResolver(database)
+        self._planner = ExportPlanner(database, clickhouse)
         self._watermark = WatermarkReader(database)
         self._turns = asyncio.Semaphore(_MOST_EXPORTS)
 
@@ -139,19 +202,10 @@ class ExportRpcs:
         """Streams the figures of campaigns by hour or day, all as of one watermark."""
         tokens = ExportTokens(self._codec, request, call)
         begun = tokens.open(request.resume_token) if request.resume_token else None
-        reached = await self._reach.resolve(call.scope, rules.read_filter(request.filter))
-        zone = values.time_zone(request.time_zone or reached.time_zone or "UTC", "time_zone")
-        if request.WhichOneof("period") == "times":
-            start, end = rules.times(request.times, "times")
-        else:
-            start, end = rules.dates(request.dates, zone)
-        hourly = request.granularity == time_pb2.GRANULARITY_HOUR
-        buckets = [] if hourly else cut(request.granularity, zone, start, end)
+        plan = await self._planner.plan(request, call.scope)
         async with self._turn():
-            try:
-                mixed = await precedence.has_snapshots(self._clickhouse, reached.selection.clients)
-                days = None if hourly else [bucket.start for bucket in buckets]
-                extract = Extract(reached.selection, start, end, zone, days, mixed)
+            with readable():
+                extract = await self._planner.extract(plan)
                 position = begun or Position(
                     0, await self._watermark.millis(), await fingerprint(self._clickhouse, extract)
                 )
@@ -160,11 +214,7 @@ class ExportRpcs:
                 exporter = Exporter(call, reading, tokens, position, self._write_timeout)
                 if begun is not None:
                     exporter.before_first = lambda: self._check(extract, begun)
-                await exporter.run(_RowMaker(buckets) if as_rows else None)
-            except ClickHouseError as error:
-                if error.code in _LIMIT_CODES:
-                    raise rules.QueryTooLarge("this reads too much: shorten the period or narrow the filter") from None
-                raise
+                await exporter.run(_RowMaker(plan.buckets) if as_rows else None)
 
     async def _check(self, extract: Extract, begun: Position) -> None:
         """Raises Aborted if what was sent before is not what is being read now."""

@@ -145,7 +145,9 @@ class Ingestor:
         own = self._queued_of.get(client_id, 0)
         return not self._queued_bytes or (size <= free and (not own or own + size <= free))
 
-    def submit(self, client_id: UUID, batch: Batch, patience: Patience) -> asyncio.Task[Outcome]:
+    def submit(
+        self, client_id: UUID, batch: Batch, patience: Patience, bounds: Bounds | None = None
+    ) -> asyncio.Task[Outcome]:
         """Puts a batch into the queue; the task is that of `store`.
 
         Raises:
@@ -158,7 +160,7 @@ class Ingestor:
             )
         self._queued_bytes += size
         self._queued_of[client_id] = self._queued_of.get(client_id, 0) + size
-        task = asyncio.create_task(self.store(client_id, batch, patience))
+        task = asyncio.create_task(self.store(client_id, batch, patience, bounds))
         task.add_done_callback(lambda _: self._release(client_id, size))
         return task
 
@@ -168,13 +170,14 @@ class Ingestor:
         if not self._queued_of[client_id]:
             del self._queued_of[client_id]
 
-    async def store(self, client_id: UUID, batch: Batch, patience: Patience) -> Outcome:
+    async def store(self, client_id: UUID, batch: Batch, patience: Patience, bounds: Bounds | None = None) -> Outcome:
         """Stores a batch and returns once its fate is durable. Doing it again changes nothing.
 
         Args:
             client_id: The client whose campaigns the events must belong to.
             batch: The events.
             patience: When to give up while ClickHouse does not say what became of the batch.
+            bounds: Event times to accept; those of live events if absent.
 
         Raises:
             BatchMalformed: Events are at fault; nothing is stored.
@@ -182,8 +185,7 @@ class Ingestor:
             StoreError: PostgreSQL is away; the batch is not stored.
         """
         # Fixed once: a retry must sort the events as the first try did.
-        bounds = await self._bounds()
-        work = Work(client_id, batch, bounds, await self._salts.of(client_id))
+        work = Work(client_id, batch, bounds or await self._bounds(), await self._salts.of(client_id))
         failures = 0
         alone = False
 
@@ -258,6 +260,11 @@ class Ingestor:
         if now >= self._silent_until:
             self._silent_until = now + _WARNING_SECONDS
             self._log.warning("insert_unknown", reason=str(failure), error=type(failure).__name__)
+
+    async def import_bounds(self) -> Bounds:
+        """Event times that an import may bring: any past one whose raw rows are kept."""
+        # An absent time reads as zero and must never pass.
+        return Bounds(max(1, await self._floor.seconds()), (await self._bounds()).upper)
 
     async def _bounds(self) -> Bounds:
         now = time.time()

@@ -25,6 +25,7 @@ from storage.postgres import campaigns, reach, snapshot_order
 from storage.postgres.campaigns import CampaignDimension
 from storage.postgres.database import Database
 from storage.redis.signals import Signals
+from storage.scope import Scope
 
 # Each request holds a connection while its client's turn lasts: the pool must have some left for the others.
 _AT_ONCE = 3
@@ -48,6 +49,23 @@ class SnapshotRpcs:
     """`AppendMetrics` of StatisticsService.
 
     Args:
+        writer: Checks and stores snapshots.
+    """
+
+    def __init__(self, writer: "SnapshotWriter") -> None:
+        self._writer = writer
+
+    async def AppendMetrics(self, request: AppendMetricsRequest, call: Call) -> AppendMetricsResponse:
+        """Stores snapshots that replace older ones of the same source, campaign and time."""
+        rows = await self._writer.check(request, call.scope)
+        stored = await self._writer.store(request, rows)
+        return AppendMetricsResponse(stored_count=stored, stale_count=len(rows) - stored)
+
+
+class SnapshotWriter:
+    """Checks and stores readings of other sources, wherever they come from.
+
+    Args:
         database: Knows rights and campaigns.
         clickhouse: Where figures go.
         directory: Makes campaigns known to ClickHouse, which needs their time zones.
@@ -63,18 +81,26 @@ class SnapshotRpcs:
         self._signals = signals
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def AppendMetrics(self, request: AppendMetricsRequest, call: Call) -> AppendMetricsResponse:
-        """Stores snapshots that replace older ones of the same source, campaign and time."""
+    async def check(self, request: AppendMetricsRequest, scope: Scope) -> list[Snapshot]:
+        """The snapshots of a request that keeps the rules of its fields.
+
+        Raises:
+            NotFound: The client is out of scope.
+            InvalidRequest: Snapshots are at fault.
+        """
         client_id = values.required_id(request.client_id, "client_id")
-        zones = await reach.clients(self._database, call.scope, [client_id])
+        zones = await reach.clients(self._database, scope, [client_id])
         if client_id not in zones:
             raise NotFound.resource("client", str(client_id))
         wanted = {UUID(each.campaign_id) for each in request.snapshots}
-        found = await campaigns.for_dimension(
-            self._database, call.scope, campaign_ids=sorted(wanted), client_id=client_id
-        )
+        found = await campaigns.for_dimension(self._database, scope, campaign_ids=sorted(wanted), client_id=client_id)
         rows = _read(request, {each.campaign_id: each for each in found}, _tomorrow(zones[client_id]))
         await self._directory.resolve_unknown(wanted)
+        return rows
+
+    async def store(self, request: AppendMetricsRequest, rows: list[Snapshot]) -> int:
+        """Stores what `check` gave for the request; returns how many of the snapshots count now."""
+        client_id = UUID(request.client_id)
         reading = Reading(
             _SOURCES[request.source],
             request.version,
@@ -89,7 +115,7 @@ class SnapshotRpcs:
             # Watchers also look by themselves, so a signal may be lost.
             with suppress(StoreUnavailable):
                 await self._signals.publish(CHANNEL, json.dumps({"clients": [str(client_id)]}).encode())
-        return AppendMetricsResponse(stored_count=stored, stale_count=len(rows) - stored)
+        return stored
 
 
 class _Faults:

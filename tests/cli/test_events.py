@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mrm.statistics.v1 import event_pb2
-from server.cli.events import BadRow, EventReader, derived_id, to_micros
+from server.cli.events import BadRow, EventReader, to_micros
 from server.cli.rows import Row
+from server.statistics.rowfiles import derived_id
 
 CAMPAIGN = "0198f000-0000-7000-8000-000000000001"
 GOOD: dict[str, Any] = {

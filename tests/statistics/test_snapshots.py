@@ -21,7 +21,7 @@ from server.statistics.aggregator import Leader
 from server.statistics.feeds import Choice, Feed, Span
 from server.statistics.hub import WatchHub
 from server.statistics.relay import CampaignDirectory
-from server.statistics.snapshots import SnapshotRpcs
+from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watermark import Progress
 from storage.clickhouse import campaigns_dim
 from storage.clickhouse.target import MIGRATIONS, ClickHouseTarget
@@ -162,7 +162,7 @@ async def desk(stores: Stores) -> AsyncIterator[Desk]:
     directory = CampaignDirectory(stores.database, stores.clickhouse)
     yield Desk(
         stores,
-        SnapshotRpcs(stores.database, stores.clickhouse, directory, signals),
+        SnapshotRpcs(SnapshotWriter(stores.database, stores.clickhouse, directory, signals)),
         Queries(stores.database, stores.clickhouse),
         Leader(stores.database, stores.clickhouse, signals, MetricsSettings(), 1, Progress()),
         signals,

@@ -86,6 +86,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. What follows the resume token is no longer kept, or the database was restored to an earlier state: read
     the present state anew, then watch with the token of GetOldestChangeToken or without one.
     """
+    ERROR_REASON_FILE_INVALID: _ErrorReason.ValueType  # 60
+    """INVALID_ARGUMENT. A file to import is damaged or its rows are at fault; nothing of it is stored by the call, and
+    google.rpc.BadRequest names rows and columns.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -155,5 +159,9 @@ ERROR_REASON_EXPORT_OUTDATED: ErrorReason.ValueType  # 28
 ERROR_REASON_CHANGES_GONE: ErrorReason.ValueType  # 29
 """OUT_OF_RANGE. What follows the resume token is no longer kept, or the database was restored to an earlier state: read
 the present state anew, then watch with the token of GetOldestChangeToken or without one.
+"""
+ERROR_REASON_FILE_INVALID: ErrorReason.ValueType  # 60
+"""INVALID_ARGUMENT. A file to import is damaged or its rows are at fault; nothing of it is stored by the call, and
+google.rpc.BadRequest names rows and columns.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

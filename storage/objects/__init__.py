@@ -1,0 +1,1 @@
+"""Files: exports, imports, reports and backups, in S3 or a local directory."""
