@@ -24,7 +24,7 @@ from mrm.accounts.v1 import (
 )
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.operations.v1 import change_service_pb2
-from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2
+from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
@@ -35,6 +35,7 @@ from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
 from server.planning.project_service import ProjectService
+from server.planning.project_team_service import ProjectTeamService
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.health import HealthMonitor
@@ -81,6 +82,7 @@ SERVICES = (
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
     statistics_file_service_pb2.DESCRIPTOR.services_by_name["StatisticsFileService"],
+    project_team_service_pb2.DESCRIPTOR.services_by_name["ProjectTeamService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -202,6 +204,7 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "ProjectService": [ProjectService(database, pager)],
+            "ProjectTeamService": [ProjectTeamService(database, pager)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
             "SessionService": [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
             "StatisticsFileService": [

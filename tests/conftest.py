@@ -30,7 +30,15 @@ from mrm.accounts.v1 import (
 from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.operations.v1 import change_service_pb2_grpc
-from mrm.planning.v1 import benchmark_service_pb2_grpc, project_pb2, project_service_pb2, project_service_pb2_grpc
+from mrm.planning.v1 import (
+    benchmark_service_pb2_grpc,
+    project_member_pb2,
+    project_pb2,
+    project_service_pb2,
+    project_service_pb2_grpc,
+    project_team_service_pb2,
+    project_team_service_pb2_grpc,
+)
 from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2_grpc, statistics_service_pb2_grpc
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
@@ -71,6 +79,7 @@ class Caller:
     clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
     benchmarks: benchmark_service_pb2_grpc.BenchmarkServiceAsyncStub = field(init=False)
+    teams: project_team_service_pb2_grpc.ProjectTeamServiceAsyncStub = field(init=False)
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
@@ -84,6 +93,7 @@ class Caller:
         self.clients = client_service_pb2_grpc.ClientServiceStub(channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.benchmarks = benchmark_service_pb2_grpc.BenchmarkServiceStub(channel)
+        self.teams = project_team_service_pb2_grpc.ProjectTeamServiceStub(channel)
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)
@@ -157,6 +167,17 @@ class World:
         }
         request = campaign_service_pb2.CreateCampaignRequest(campaign=campaign_pb2.Campaign(**values))  # type: ignore[arg-type]
         return (await self.admin.campaigns.CreateCampaign(request, metadata=self.admin.auth)).campaign
+
+    async def member(self, project_id: str, user_id: UUID, role: int, raci: int) -> project_member_pb2.ProjectMember:
+        """A place in a project's team."""
+        member = project_member_pb2.ProjectMember(
+            project_id=project_id,
+            user_id=str(user_id),
+            role=role,  # type: ignore[arg-type]
+            raci=raci,  # type: ignore[arg-type]
+        )
+        request = project_team_service_pb2.AddProjectMemberRequest(project_member=member)
+        return (await self.admin.teams.AddProjectMember(request, metadata=self.admin.auth)).project_member
 
     async def tenant(self, campaigns: int = 1, **client_fields: object) -> tuple[str, list[str]]:
         """A client with a project and campaigns: the client's id and the campaigns' ids."""

@@ -1,4 +1,4 @@
-"""Which rights each role carries, as data (requirements §12.1). Tenant scope is decided apart, in SQL."""
+"""Which rights each role carries, as data (requirements §12.1). `server.rpc.rights` evaluates them."""
 
 from mrm.common.v1 import options_pb2
 from server.rpc.policy import permission_name
@@ -27,8 +27,8 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "USERS_READ",
         "INTEGRATIONS_READ",
         "PROJECTS_WRITE",
+        "PROJECTS_TRANSFER",
         "MEDIA_PLANS_WRITE",
-        "MEDIA_PLANS_APPROVE",
         "CAMPAIGNS_WRITE",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
@@ -40,7 +40,28 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "INTEGRATIONS_READ",
         "INTEGRATIONS_WRITE",
         "PROJECTS_WRITE",
-        "MEDIA_PLANS_APPROVE",
+        "PROJECTS_TRANSFER",
     },
     "specialist": _READ | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE"},
 }
+
+# The roles that a person may have inside a project, beside or against the one everywhere.
+PROJECT_ROLES = tuple(role for role in ROLE_PERMISSIONS if role != "admin")
+
+# Rights that a place in a project's team can carry, and the letters of RACI that it takes: the Responsible edit, the
+# Accountable decides as well, the Consulted and the Informed look on.
+TEAM_LETTERS: dict[str, str] = {
+    "PROJECTS_READ": "RACI",
+    "MEDIA_PLANS_READ": "RACI",
+    "CAMPAIGNS_READ": "RACI",
+    "STATISTICS_READ": "RACI",
+    "CHANGES_READ": "RACI",
+    "PROJECTS_WRITE": "RA",
+    "MEDIA_PLANS_WRITE": "RA",
+    "CAMPAIGNS_WRITE": "RA",
+    "MEDIA_PLANS_APPROVE": "A",
+    "PROJECTS_TRANSFER": "A",
+}
+
+# Rights that come with being Accountable, whatever the project role: to be accountable is to decide.
+OF_THE_ACCOUNTABLE = frozenset({"MEDIA_PLANS_APPROVE", "PROJECTS_TRANSFER"})

@@ -1,13 +1,23 @@
 """Rows of the planning domain as messages, and back."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from mrm.planning.v1 import project_pb2
+from mrm.planning.v1 import project_member_pb2, project_pb2
 from server.rpc.errors import InvalidRequest
 from server.rpc.values import EnumWords, day, etag, money, optional_amount, timestamp
+from storage.postgres.project_team import TeamMember
 from storage.postgres.projects import Project
 
 PROJECT_STATUSES = EnumWords(project_pb2.ProjectStatus, "PROJECT_STATUS_")
+PROJECT_ROLES = EnumWords(project_member_pb2.ProjectRole, "PROJECT_ROLE_")
+_LETTERS: dict[int, str] = {
+    project_member_pb2.RACI_RESPONSIBLE: "R",
+    project_member_pb2.RACI_ACCOUNTABLE: "A",
+    project_member_pb2.RACI_CONSULTED: "C",
+    project_member_pb2.RACI_INFORMED: "I",
+}
+_NUMBERS: dict[str, Any] = {letter: number for number, letter in _LETTERS.items()}
 
 
 def project(row: Project) -> project_pb2.Project:
@@ -45,3 +55,27 @@ def writable(message: project_pb2.Project, currency: str) -> dict[str, Any]:
         "start_date": start,
         "end_date": end,
     }
+
+
+def member(row: TeamMember) -> project_member_pb2.ProjectMember:
+    """A place in a project's team."""
+    return project_member_pb2.ProjectMember(
+        project_member_id=str(row.id),
+        etag=etag(row.revision),
+        project_id=str(row.project_id),
+        user_id=str(row.user_id),
+        role=PROJECT_ROLES.number(row.role),
+        raci=_NUMBERS[row.raci],
+        assign_time=timestamp(row.assigned_at),
+        update_time=timestamp(row.updated_at),
+    )
+
+
+def letter(raci: int) -> str:
+    """The letter that rows hold; Informed for none."""
+    return _LETTERS.get(raci, "I")
+
+
+def optional_letters(raci: Iterable[int]) -> list[str] | None:
+    """Several letters, None for none at all: no filter."""
+    return [_LETTERS[each] for each in raci] or None

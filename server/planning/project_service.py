@@ -5,13 +5,14 @@ from typing import Final
 from uuid import UUID
 
 from mrm.planning.v1 import project_service_pb2 as pb
+from server.accounts.permissions import PROJECT_ROLES
 from server.planning import convert
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound
 from server.rpc.paging import Pager
 from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, day, optional_id, required_id
-from storage.postgres import clients, projects
+from storage.postgres import clients, project_team, projects
 from storage.postgres.database import Database
 
 WRITABLE: Final = frozenset({"display_name", "description", "total_budget", "start_date", "end_date"})
@@ -30,7 +31,7 @@ class ProjectService:
         self._pager = pager
 
     async def CreateProject(self, request: pb.CreateProjectRequest, call: Mutation) -> pb.CreateProjectResponse:
-        """Makes a project in state draft."""
+        """Makes a project in state draft. The person who makes it answers for it until somebody else does."""
         wanted = request.project
         client = await clients.get(call.tx, call.scope, UUID(wanted.client_id))
         if client is None:
@@ -47,6 +48,11 @@ class ProjectService:
         )
         project = convert.project(row)
         await call.record(AuditEntry("create", "project", row.id, row.client_id, row.id, None, project))
+        if row.created_by is not None:
+            role = call.principal.role if call.principal.role in PROJECT_ROLES else "pm"
+            place = await project_team.add(call.tx, project_id=row.id, user_id=row.created_by, role=role, raci="A")
+            member = convert.member(place)
+            await call.record(AuditEntry("add", "project_member", place.id, row.client_id, row.id, None, member))
         return pb.CreateProjectResponse(project=project)
 
     async def GetProject(self, request: pb.GetProjectRequest, call: Call) -> pb.GetProjectResponse:

@@ -20,11 +20,11 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_status import rpc_status
 from uuid_utils.compat import UUID, uuid7
 
-from server.rpc import logs
+from server.rpc import logs, rights
 from server.rpc.auditing import Actor, is_secret, recorder
 from server.rpc.auth import Admission, Authenticator
 from server.rpc.call import ANONYMOUS, Call, Mutation, Principal, StreamCall
-from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, PermissionDenied, Unavailable
+from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, NotFound, Unavailable
 from server.rpc.policy import Policy, read_policy
 from server.rpc.status import to_domain, to_status
 from server.rpc.streams import StreamRegistry
@@ -150,9 +150,14 @@ class Pipeline:
                         )
                     if checked:
                         validate(request)
-                    if method.policy.idempotency == "REQUEST_ID":
-                        return await self._mutate(method, request, principal, trace)
-                    return await method.run(request, Call(method.full_name, trace.request_id, principal, trace.peer))
+                    try:
+                        if method.policy.idempotency == "REQUEST_ID":
+                            return await self._mutate(method, request, principal, trace)
+                        call = Call(method.full_name, trace.request_id, principal, trace.peer)
+                        return await method.run(request, call)
+                    except NotFound as error:
+                        permission = method.policy.permission
+                        raise await rights.explained(self._database, principal, permission, error) from None
             except TimeoutError:
                 await self._abort(context, trace, DeadlineExceeded("the call took longer than its deadline"))
             except Exception as error:
@@ -234,10 +239,7 @@ class Pipeline:
             raise
         trace.principal = admission.principal
         context.set_trailing_metadata(_trailer(trace.request_id, admission))
-        needed = method.policy.permission
-        if needed != "AUTHENTICATED" and needed not in admission.principal.permissions:
-            raise PermissionDenied(f"this needs the permission {needed}", metadata={"permission": needed})
-        return admission.principal
+        return rights.admit(admission.principal, method.policy)
 
     async def _mutate(self, method: Method, request: Any, principal: Principal, trace: "Trace") -> Any:
         """Runs a mutation: its changes, audit records and stored reply commit together or not at all."""

@@ -45,7 +45,7 @@ WHERE ($4::uuid[] IS NULL OR cl.id = ANY ($4)) AND {visibility.CLIENT}"""
 _TEAM_PROJECTS = f"""
 SELECT p.id, p.client_id
 FROM project_team t JOIN projects p ON p.id = t.project_id JOIN clients cl ON cl.id = p.client_id
-WHERE t.user_id = $2::uuid AND NOT {visibility.CLIENT}"""
+WHERE {visibility.TEAM} AND NOT {visibility.CLIENT}"""
 
 # Those of the given projects that the caller may see.
 _PROJECTS = f"""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 CLIENT = """(cl.purged_at IS NULL AND (
-  $1::boolean
+  'everything' = ANY ($1::text[])
   OR cl.path && $3::uuid[]
-  OR EXISTS (SELECT FROM client_memberships m WHERE m.user_id = $2::uuid AND m.client_id = ANY (cl.path))))"""
+  OR 'member' = ANY ($1) AND EXISTS (
+    SELECT FROM client_memberships m WHERE m.user_id = $2::uuid AND m.client_id = ANY (cl.path))))"""
 """For a statement whose client is `cl`: the caller is above it, by a key or as a member. Nobody sees a purged one."""
+
+TEAM = "t.user_id = $2::uuid AND (t.raci = ANY ($1::text[]) OR t.role || ':' || t.raci = ANY ($1))"
+"""For a row `t` of `project_team`: it is the caller's, and such a place in the team counts in the scope."""
 
 
 def project(id_column: str) -> str:
@@ -15,5 +19,5 @@ def project(id_column: str) -> str:
     Args:
         id_column: The column that holds the project's id, a constant of the calling module.
     """
-    team = f"SELECT FROM project_team t WHERE t.user_id = $2::uuid AND t.project_id = {id_column}"
+    team = f"SELECT FROM project_team t WHERE t.project_id = {id_column} AND {TEAM}"
     return f"({CLIENT} OR (cl.purged_at IS NULL AND EXISTS ({team})))"

@@ -39,7 +39,7 @@ READS: dict[str, tuple[set[str], Read]] = {
     "projects.get_for_update": (SEES_PROJECT, lambda db, s, w: projects.get_for_update(db, s, w.project.id)),
     "projects.list_page": (SEES_PROJECT, lambda db, s, w: projects.list_page(db, s, limit=10)),
     "projects.update": (SEES_PROJECT, lambda db, s, w: projects.update(db, s, w.project)),
-    "project_team.list_members": (SEES_PROJECT, lambda db, s, w: project_team.list_members(db, s, w.project.id)),
+    "project_team.list_page": (SEES_PROJECT, lambda db, s, w: project_team.list_page(db, s, w.project.id, limit=9)),
     "clients.get": (SEES_CLIENT, lambda db, s, w: clients.get(db, s, w.advertiser.id)),
     "clients.get_for_update": (SEES_CLIENT, lambda db, s, w: clients.get_for_update(db, s, w.advertiser.id)),
     "clients.update": (SEES_CLIENT, lambda db, s, w: clients.update(db, s, w.advertiser)),

@@ -64,11 +64,13 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     PERMISSION_MEDIA_PLANS_WRITE: _Permission.ValueType  # 18
     """Create, change and submit media plans."""
     PERMISSION_MEDIA_PLANS_APPROVE: _Permission.ValueType  # 19
-    """Decide on media plans; without the right everywhere, only as the project's Accountable."""
+    """Decide on media plans. People who are no administrators have it only where they are the project's Accountable."""
     PERMISSION_CHANGES_READ: _Permission.ValueType  # 20
     """Read and watch the record of changes, within one's scope."""
     PERMISSION_CLIENTS_PURGE: _Permission.ValueType  # 21
     """Purge archived clients for good."""
+    PERMISSION_PROJECTS_TRANSFER: _Permission.ValueType  # 22
+    """Hand a project's accountability to somebody else; without the right everywhere, only as its Accountable."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -112,11 +114,13 @@ PERMISSION_MEDIA_PLANS_READ: Permission.ValueType  # 17
 PERMISSION_MEDIA_PLANS_WRITE: Permission.ValueType  # 18
 """Create, change and submit media plans."""
 PERMISSION_MEDIA_PLANS_APPROVE: Permission.ValueType  # 19
-"""Decide on media plans; without the right everywhere, only as the project's Accountable."""
+"""Decide on media plans. People who are no administrators have it only where they are the project's Accountable."""
 PERMISSION_CHANGES_READ: Permission.ValueType  # 20
 """Read and watch the record of changes, within one's scope."""
 PERMISSION_CLIENTS_PURGE: Permission.ValueType  # 21
 """Purge archived clients for good."""
+PERMISSION_PROJECTS_TRANSFER: Permission.ValueType  # 22
+"""Hand a project's accountability to somebody else; without the right everywhere, only as its Accountable."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
