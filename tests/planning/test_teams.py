@@ -86,7 +86,7 @@ async def test_members_are_added_changed_and_removed(world: World, failing: Fail
     assert (await failing(remove(world.admin, changed))).code == grpc.StatusCode.NOT_FOUND
     assert (await failing(team(user, project_id))).code == grpc.StatusCode.NOT_FOUND
     rows = await world.database.fetch(
-        "SELECT action, diff FROM audit_log WHERE resource_id = $1 ORDER BY seq", UUID(member.project_member_id)
+        "SELECT action, diff FROM audit_log WHERE resource_id = $1 ORDER BY seq", member.project_member_id
     )
     assert [row[0] for row in rows] == ["add", "update", "remove"]
     assert rows[1][1]["raci"] == ["RACI_INFORMED", "RACI_RESPONSIBLE"]
@@ -126,9 +126,7 @@ async def test_a_team_has_exactly_one_accountable(world: World, failing: Failing
 
 async def test_of_concurrent_transfers_each_leaves_one_accountable(world: World) -> None:
     project_id = await project(world)
-    members = []
-    for _ in range(4):
-        members.append(await world.member(project_id, await person(world), PM, R))
+    members = [await world.member(project_id, await person(world), PM, R) for _ in range(4)]
     await asyncio.gather(*(transfer(world.admin, project_id, member) for member in members for _ in range(2)))
     letters = [each.raci for each in await team(world.admin, project_id)]
     assert sorted(letters) == [R, R, R, R, A]
