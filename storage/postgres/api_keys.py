@@ -50,7 +50,7 @@ _COLUMNS = """k.id, k.name, k.prefix, k.permissions, k.client_ids, k.all_clients
   k.expires_at, k.revoked_at, k.last_used_at, k.service_account_id, k.successor_id, COALESCE(k.family_id, k.id)"""
 
 # The condition that all of a key's clients lie within a scope.
-_IN_SCOPE = f"""($1::boolean OR NOT k.all_clients AND cardinality(k.client_ids) > 0 AND NOT EXISTS (
+_IN_SCOPE = f"""({visibility.EVERYTHING} OR NOT k.all_clients AND cardinality(k.client_ids) > 0 AND NOT EXISTS (
   SELECT FROM unnest(k.client_ids) AS reach (id)
   WHERE NOT EXISTS (SELECT FROM clients cl WHERE cl.id = reach.id AND {visibility.CLIENT})))"""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-CLIENT = """(cl.purged_at IS NULL AND (
-  'everything' = ANY ($1::text[])
+EVERYTHING = "'everything' = ANY ($1::text[])"
+"""The caller reaches all tenants."""
+
+CLIENT = f"""(cl.purged_at IS NULL AND (
+  {EVERYTHING}
   OR cl.path && $3::uuid[]
   OR 'member' = ANY ($1) AND EXISTS (
     SELECT FROM client_memberships m WHERE m.user_id = $2::uuid AND m.client_id = ANY (cl.path))))"""
