@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from mrm.planning.v1 import project_member_pb2
 from mrm.planning.v1 import project_team_service_pb2 as pb
 from server.planning import convert
 from server.rpc.call import AuditEntry, Call, Mutation
@@ -189,5 +188,5 @@ def _entry(action: str, project: Project, before: TeamMember | None, after: Team
         project.client_id,
         project.id,
         None if before is None else convert.member(before),
-        project_member_pb2.ProjectMember() if after is None else convert.member(after),
+        None if after is None else convert.member(after),
     )

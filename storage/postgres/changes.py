@@ -82,9 +82,9 @@ _COLUMNS = """a.seq, a.at, a.actor_kind, a.actor_id, a.method, a.request_id, a.c
 
 # Uncorrelated, so that PostgreSQL asks once per statement and not once per row.
 _IN_SCOPE = f"""(
-  $1::boolean
+  {visibility.EVERYTHING}
   OR a.client_id IN (SELECT cl.id FROM clients cl WHERE {visibility.CLIENT})
-  OR a.project_id IN (SELECT t.project_id FROM project_team t WHERE t.user_id = $2::uuid))"""
+  OR a.project_id IN (SELECT t.project_id FROM project_team t WHERE {visibility.TEAM}))"""
 
 _SELECTED = f"""
   (({_IN_SCOPE} AND ($4::text[] IS NULL OR a.resource_type = ANY ($4)))
