@@ -50,9 +50,8 @@ class ProjectService:
         await call.record(AuditEntry("create", "project", row.id, row.client_id, row.id, None, project))
         if row.created_by is not None:
             role = call.principal.role if call.principal.role in PROJECT_ROLES else "pm"
-            place = await project_team.add(call.tx, project_id=row.id, user_id=row.created_by, role=role, raci="A")
-            member = convert.member(place)
-            await call.record(AuditEntry("add", "project_member", place.id, row.client_id, row.id, None, member))
+            # Recorded with the project: its author is who answers for it.
+            await project_team.add(call.tx, project_id=row.id, user_id=row.created_by, role=role, raci="A")
         return pb.CreateProjectResponse(project=project)
 
     async def GetProject(self, request: pb.GetProjectRequest, call: Call) -> pb.GetProjectResponse:
