@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import admin, demo, export, files, health, ingest, migrate, seed, serve, up, watch
+from server.cli import admin, demo, export, files, health, ingest, keys, migrate, seed, serve, up, watch
 
 app = typer.Typer(
     name="mrm",
@@ -17,6 +17,7 @@ app.command()(serve.serve)
 app.add_typer(migrate.commands, name="migrate")
 app.add_typer(admin.commands, name="admin")
 app.add_typer(seed.commands, name="seed")
+app.add_typer(keys.commands, name="keys")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(export.export)

@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 from mrm.accounts.v1 import (
     api_key_service_pb2,
     client_service_pb2,
+    integration_service_pb2,
     service_account_service_pb2,
     session_service_pb2,
 )
@@ -28,6 +29,7 @@ from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2, project_
 from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
+from server.accounts.integration_service import IntegrationService
 from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import Passwords, SessionService
 from server.campaigns.campaign_service import CampaignService
@@ -36,6 +38,8 @@ from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
 from server.planning.project_service import ProjectService
 from server.planning.project_team_service import ProjectTeamService
+from server.platforms.check import Platforms
+from server.platforms.https import PlatformHttp
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.health import HealthMonitor
@@ -44,6 +48,7 @@ from server.rpc.pipeline import Deserializer, Pipeline
 from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
+from server.sealing import KeyRing, KeyRingError
 from server.settings import GrpcSettings, ObjectsSettings, Settings
 from server.statistics.aggregator import Aggregator
 from server.statistics.append import IngestRpcs
@@ -83,6 +88,7 @@ SERVICES = (
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
     statistics_file_service_pb2.DESCRIPTOR.services_by_name["StatisticsFileService"],
     project_team_service_pb2.DESCRIPTOR.services_by_name["ProjectTeamService"],
+    integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -197,12 +203,14 @@ class Application:
         hub = WatchHub(background, clickhouse, signals, settings.watch)
         snapshots = SnapshotWriter(database, clickhouse, directory, signals)
         files = ClientFiles(database, objects, settings.objects)
+        platforms = Platforms(await self._opened(_platforms(settings)), settings.platforms)
         servicers: dict[str, list[object]] = {
             "ApiKeyService": [ApiKeyService(database, pager)],
             "BenchmarkService": [BenchmarkService(database, pager)],
             "CampaignService": [CampaignService(database, pager)],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
+            "IntegrationService": [IntegrationService(database, pager, _keyring(settings), platforms, feed.announce)],
             "ProjectService": [ProjectService(database, pager)],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
@@ -347,6 +355,17 @@ def _needs(service: str) -> frozenset[str]:
 
 async def _signals(settings: Settings) -> Signals:
     return Signals(settings.redis.durable_dsn.get_secret_value())
+
+
+async def _platforms(settings: Settings) -> PlatformHttp:
+    return PlatformHttp(settings.platforms)
+
+
+def _keyring(settings: Settings) -> KeyRing:
+    try:
+        return KeyRing.of(settings.secrets)
+    except KeyRingError as error:
+        raise StartError(str(error)) from None
 
 
 def _bind(server: grpc.aio.Server, settings: GrpcSettings) -> int:

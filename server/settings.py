@@ -7,8 +7,9 @@ README list them. Secrets are masked in every representation.
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PositiveSeconds = Annotated[float, Field(gt=0, le=3600)]
@@ -97,6 +98,38 @@ class ClientsSettings(BaseModel):
     )
 
 
+class SecretsSettings(BaseModel):
+    """The keys under which credentials of platforms are encrypted. Keep them apart from the database and its dumps."""
+
+    keyring: SecretStr | None = Field(
+        None, description="`id:key` entries, separated by commas; the first key seals, all open. Made by `mrm keys new`"
+    )
+    keyring_file: Path | None = Field(
+        None, description="File with the entries, one a line, that only its owner may read; used if the ring is unset"
+    )
+
+
+def _platform_url(value: str) -> str:
+    """Credentials travel in these requests: encrypted, or not off this machine."""
+    url = urlsplit(value)
+    loopback = url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")
+    if not url.hostname or not (url.scheme == "https" or loopback) or url.path or url.query or url.username:
+        raise ValueError("must be https://host, without a path")
+    return value
+
+
+PlatformUrl = Annotated[str, AfterValidator(_platform_url)]
+
+
+class PlatformsSettings(BaseModel):
+    """The advertising platforms: the only hosts that this server calls."""
+
+    yandex_direct_url: PlatformUrl = Field("https://api.direct.yandex.com", description="Yandex Direct, API version 5")
+    vk_ads_url: PlatformUrl = Field("https://ads.vk.com", description="VK Ads, API version 2")
+    yandex_metrika_url: PlatformUrl = Field("https://api-metrika.yandex.net", description="Yandex Metrika")
+    timeout: PositiveSeconds = Field(10.0, description="Longest wait for an answer")
+
+
 class IngestSettings(BaseModel):
     """Event ingest."""
 
@@ -167,6 +200,8 @@ class Settings(BaseSettings):
     objects: ObjectsSettings = ObjectsSettings()
     auth: AuthSettings = AuthSettings()
     clients: ClientsSettings = ClientsSettings()
+    secrets: SecretsSettings = SecretsSettings()
+    platforms: PlatformsSettings = PlatformsSettings()
     ingest: IngestSettings = IngestSettings()
     metrics: MetricsSettings = MetricsSettings()
     query: QuerySettings = QuerySettings()

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import grpc
@@ -23,6 +23,7 @@ from mrm.accounts.v1 import (
     client_pb2,
     client_service_pb2,
     client_service_pb2_grpc,
+    integration_service_pb2_grpc,
     service_account_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
@@ -43,13 +44,16 @@ from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2_grpc, stati
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.rpc import logs
+from server.sealing import new_entry
 from server.settings import Settings
 from storage.postgres import clients, users
 from storage.postgres.database import Database
+from tests.platforms import FakePlatforms
 from tests.s3 import S3Server
 
 PASSWORD = "correct horse battery staple"
 # Full strength is tested on its own; here it would only cost seconds.
+KEYRING = new_entry("of-tests")
 PASSWORD_HASH = PasswordHasher.from_parameters(CHEAPEST).hash(PASSWORD)
 
 
@@ -62,7 +66,7 @@ def settings_for(connections: Connections) -> Settings:
     settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
     settings.logging.level = "ERROR"
     settings.grpc.drain_delay = 0.0
-    settings.clients.purge_delay = timedelta(milliseconds=300)
+    settings.secrets.keyring = SecretStr(KEYRING)
     return settings
 
 
@@ -77,6 +81,7 @@ class Caller:
     api_keys: api_key_service_pb2_grpc.ApiKeyServiceAsyncStub = field(init=False)
     service_accounts: service_account_service_pb2_grpc.ServiceAccountServiceAsyncStub = field(init=False)
     clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
+    integrations: integration_service_pb2_grpc.IntegrationServiceAsyncStub = field(init=False)
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
     benchmarks: benchmark_service_pb2_grpc.BenchmarkServiceAsyncStub = field(init=False)
     teams: project_team_service_pb2_grpc.ProjectTeamServiceAsyncStub = field(init=False)
@@ -91,6 +96,7 @@ class Caller:
         self.api_keys = api_key_service_pb2_grpc.ApiKeyServiceStub(channel)
         self.service_accounts = service_account_service_pb2_grpc.ServiceAccountServiceStub(channel)
         self.clients = client_service_pb2_grpc.ClientServiceStub(channel)
+        self.integrations = integration_service_pb2_grpc.IntegrationServiceStub(channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.benchmarks = benchmark_service_pb2_grpc.BenchmarkServiceStub(channel)
         self.teams = project_team_service_pb2_grpc.ProjectTeamServiceStub(channel)
@@ -115,6 +121,7 @@ class World:
     application: Application
     channel: grpc.aio.Channel
     database: Database
+    platforms: FakePlatforms
     admin: Caller
     _names: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -208,6 +215,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         connections = await engines.start()
         settings = settings_for(connections)
         settings.objects.url = (tmp_path_factory.mktemp("objects") / "files").as_uri()
+        platforms = await stack.enter_async_context(FakePlatforms.running())
+        settings.platforms = platforms.settings()
         await migrate(settings)
         application = Application(settings)
         stack.push_async_callback(application.stop)
@@ -216,7 +225,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         stack.push_async_callback(database.close)
         await users.create(database, email="admin@example.com", password_hash=PASSWORD_HASH, role="admin")
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{application.port}"))
-        world = World(engines, connections, settings, application, channel, database, Caller(channel))
+        world = World(engines, connections, settings, application, channel, database, platforms, Caller(channel))
         world.admin = await world.sign_in("admin@example.com")
         yield world
 

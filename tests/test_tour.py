@@ -56,4 +56,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert '"BENCHMARK_LEVEL_FORMAT"' in output
     assert "exports/days.parquet" in output
     assert "1 rows in" in output
+    assert "INTEGRATION_STATUS_DISCONNECTED" in output
+    assert "y0_made-up" not in output
+    assert "is archived: nothing of it can be changed" in output
     assert "must be a valid UUID" in output

@@ -20,8 +20,9 @@ from storage.postgres.database import Database
 
 WRITABLE: Final = frozenset({"display_name", "industry", "website", "settings"})
 
-PURGE_TOPIC: Final = "client_purged"
-"""Outbox topic of purged clients, for whoever erases them in the other stores. The key is the client's id."""
+PURGE_TOPICS: Final = ("client_erasure", "client_purged")
+"""Outbox topics of purged clients, with the client's id for a key. The relay deletes the measurements by the first; the
+second is for whoever erases what vectors, files, media plans and reports hold."""
 
 _ORDERS: Final[dict[int, clients.Order]] = {
     pb.CLIENT_ORDER_UNSPECIFIED: "oldest",
@@ -185,7 +186,8 @@ class ClientService:
         if purged is None:
             raise NotFound.resource("client", request.client_id)
         await user_id_salts.drop_internal(call.tx, row.id)
-        await outbox.append(call.tx, PURGE_TOPIC, str(row.id))
+        for topic in PURGE_TOPICS:
+            await outbox.append(call.tx, topic, str(row.id))
         client = convert.client(purged)
         # Without the state before: the record stays, and what is erased must not stay in it.
         await call.record(AuditEntry("purge", "client", row.id, row.id, None, None, client))

@@ -4,17 +4,20 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from mrm.accounts.v1 import api_key_pb2, client_pb2, service_account_pb2, user_pb2
+from mrm.accounts.v1 import api_key_pb2, client_pb2, integration_pb2, service_account_pb2, user_pb2
 from mrm.common.v1 import options_pb2
 from server.rpc.values import EnumWords, etag, timestamp
 from storage.postgres.api_keys import ApiKey
 from storage.postgres.clients import Client, Member
+from storage.postgres.integrations import Integration
 from storage.postgres.service_accounts import ServiceAccount
 from storage.postgres.users import User
 
 ROLES = EnumWords(user_pb2.UserRole, "USER_ROLE_")
 USER_STATUSES = EnumWords(user_pb2.UserStatus, "USER_STATUS_")
 CLIENT_TYPES = EnumWords(client_pb2.ClientType, "CLIENT_TYPE_")
+INTEGRATION_PLATFORMS = EnumWords(integration_pb2.IntegrationPlatform, "INTEGRATION_PLATFORM_")
+INTEGRATION_STATUSES = EnumWords(integration_pb2.IntegrationStatus, "INTEGRATION_STATUS_")
 
 # Field of ClientSettings -> key of the settings column, and its default.
 _SETTINGS = {
@@ -111,6 +114,25 @@ def member(row: Member) -> client_pb2.ClientMember:
         last_name=row.last_name,
         role=ROLES.number(row.role),
         create_time=timestamp(row.created_at),
+    )
+
+
+def integration(row: Integration) -> integration_pb2.Integration:
+    """An integration without its credentials."""
+    return integration_pb2.Integration(
+        integration_id=str(row.id),
+        etag=etag(row.revision),
+        client_id=str(row.client_id),
+        platform=INTEGRATION_PLATFORMS.number(row.platform),
+        platform_account_id=row.platform_account_id,
+        status=INTEGRATION_STATUSES.number(row.status),
+        paused=row.paused,
+        last_sync_time=timestamp(row.last_synced_at),
+        last_error=row.last_error,
+        last_error_time=timestamp(row.last_error_at),
+        token_expire_time=timestamp(row.token_expires_at),
+        create_time=timestamp(row.created_at),
+        update_time=timestamp(row.updated_at),
     )
 
 

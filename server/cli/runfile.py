@@ -74,9 +74,11 @@ def load_settings(data_dir: Path) -> Settings:
 
 
 def point_at(settings: Settings, data_dir: Path, postgres_dsn: str, redis_dsn: str, clickhouse_dsn: str) -> None:
-    """Makes the settings name these engines, and a directory beside their data as the object storage if none is set."""
+    """Makes the settings name these engines, and beside their data the object storage and key ring, if none is set."""
     if settings.objects.url is None:
         settings.objects.url = (data_dir / "objects").resolve().as_uri()
+    if settings.secrets.keyring is None and settings.secrets.keyring_file is None:
+        settings.secrets.keyring_file = data_dir / "keyring"
     settings.postgres.dsn = SecretStr(postgres_dsn)
     settings.redis.durable_dsn = SecretStr(redis_dsn)
     settings.clickhouse.dsn = SecretStr(clickhouse_dsn)

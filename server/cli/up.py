@@ -70,6 +70,7 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
     from server.app import Application, migrate
     from server.embedded import EmbeddedEngines
     from server.rpc import logs
+    from server.sealing import new_entry, prepend
 
     logs.configure(settings.logging.level)
     engines = EmbeddedEngines(data_dir, log=logs.get("engines").info)
@@ -79,6 +80,8 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
         runfile.point_at(
             settings, data_dir, connections.postgres_dsn, connections.redis_dsn, connections.clickhouse_dsn
         )
+        if settings.secrets.keyring_file == data_dir / "keyring" and not settings.secrets.keyring_file.exists():
+            prepend(settings.secrets.keyring_file, new_entry("first"))
         async with step("schemas up to date"):
             await migrate(settings)
         application = Application(settings)

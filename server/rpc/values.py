@@ -55,8 +55,15 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
 
 
 def moment(stamp: Timestamp) -> datetime:
-    """The instant of a message, in UTC."""
-    return stamp.ToDatetime(tzinfo=UTC)
+    """The instant of a message, in UTC.
+
+    Raises:
+        InvalidRequest: It is beyond the calendar, which the rules of protos cannot say.
+    """
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest("a time of the request is not within the years 1 to 9999") from None
 
 
 def day(text: str, field: str) -> date | None:

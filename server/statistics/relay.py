@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from server.rpc import logs
-from storage.clickhouse import campaigns_dim
+from storage.clickhouse import campaigns_dim, erase
 from storage.clickhouse.campaigns_dim import Dimension
 from storage.clickhouse.connect import ClickHouse
 from storage.errors import StoreError
@@ -19,6 +19,8 @@ from storage.scope import EVERYTHING
 
 CAMPAIGN_TOPIC = "campaign"
 CLIENT_TOPIC = "client"
+ERASURE_TOPIC = "client_erasure"
+"""Clients whose measurements are to be deleted."""
 
 _LEASE = "campaign_relay"
 _BATCH = 500
@@ -154,7 +156,8 @@ class CampaignRelay:
     async def _deliver(self, tx: Transaction) -> int:
         about_campaigns = await outbox.take_batch(tx, CAMPAIGN_TOPIC, _BATCH)
         about_clients = await outbox.take_batch(tx, CLIENT_TOPIC, _BATCH)
-        messages = [*about_campaigns, *about_clients]
+        erasures = await outbox.take_batch(tx, ERASURE_TOPIC, _BATCH)
+        messages = [*about_campaigns, *about_clients, *erasures]
         if not messages:
             return 0
         version = await metrics_state.next_version(tx, _VERSION_EPOCH)
@@ -164,6 +167,9 @@ class CampaignRelay:
             dimensions.update((dimension.campaign_id, dimension) for dimension in _converted(found))
         if dimensions:
             await campaigns_dim.write(self._clickhouse, dimensions.values(), version)
+        for client_id in _ids(message.key for message in erasures):
+            await erase.erase_client_internal(self._clickhouse, client_id)
+        if dimensions or erasures:
             await campaigns_dim.reload(self._clickhouse)
         await outbox.mark_processed(tx, [message.id for message in messages])
         return len(messages)

@@ -116,12 +116,13 @@ ORDER BY c.id"""
 
 # Dimensions of given campaigns, whoever they belong to.
 _DIMENSIONS_INTERNAL = f"""
-SELECT {_DIMENSION} FROM campaigns c JOIN clients cl ON cl.id = c.client_id WHERE c.id = ANY ($1::uuid[])"""
+SELECT {_DIMENSION} FROM campaigns c JOIN clients cl ON cl.id = c.client_id
+WHERE c.id = ANY ($1::uuid[]) AND cl.purged_at IS NULL"""
 
 # One page of all campaigns' dimensions.
 _DIMENSION_PAGE_INTERNAL = f"""
 SELECT {_DIMENSION} FROM campaigns c JOIN clients cl ON cl.id = c.client_id
-WHERE ($1::uuid IS NULL OR c.id > $1) ORDER BY c.id LIMIT $2"""
+WHERE cl.purged_at IS NULL AND ($1::uuid IS NULL OR c.id > $1) ORDER BY c.id LIMIT $2"""
 
 
 async def create(
@@ -232,7 +233,7 @@ async def for_dimension(
 
 
 async def dimensions_internal(db: Executor, campaign_ids: Sequence[UUID]) -> list[CampaignDimension]:
-    """Dimensions of those of `campaign_ids` that exist. For the service's own jobs: no scope."""
+    """Dimensions of those of `campaign_ids` that exist and are not purged. For the service's own jobs: no scope."""
     return [CampaignDimension(*row) for row in await db.fetch(_DIMENSIONS_INTERNAL, list(campaign_ids))]
 
 

@@ -25,7 +25,8 @@ def one_line_error(result: Result) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["up"], ["serve"], ["migrate"], ["admin", "create"], ["ingest"], ["watch"], ["demo"]]
+    "command",
+    [[], ["up"], ["serve"], ["migrate"], ["admin", "create"], ["keys", "rotate"], ["ingest"], ["watch"], ["demo"]],
 )
 async def test_every_command_explains_itself(mrm: Mrm, command: list[str]) -> None:
     result = await mrm(*command, "--help")
@@ -53,6 +54,11 @@ async def test_up_serves_tells_others_and_drains(mrm: Mrm, tmp_path: Path) -> No
         "admin", "create", "--email", "ANNA@example.com", "--data-dir", data, "--password-file", password_file
     )
     assert "there is a user" in one_line_error(again)
+
+    assert stat.S_IMODE((data / "keyring").stat().st_mode) == 0o600
+    ring = await mrm("keys", "list", "--data-dir", data)
+    assert ring.code == 0, ring.err
+    assert "first" in ring.out and "seals" in ring.out
 
     status = await mrm("migrate", "status", "--data-dir", data)
     assert status.code == 0

@@ -1,0 +1,1 @@
+"""Advertising platforms and counters behind one interface."""
