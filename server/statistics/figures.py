@@ -1,12 +1,13 @@
 """Figures as callers see them: ratios of sums, exact where a decimal can be.
 
-A reply has thousands of rows with eight decimals each, so they are written as the bytes of their message: integers all
-the way, without an object per value. `ratios` does the same for many rows at once.
+They are written as the bytes of their message: integers all the way, without an object per value. `columns` does the
+same for many rows at once.
 """
 
 import math
 
 from mrm.statistics.v1 import metrics_pb2
+from mrm_client.batches import varint
 from storage.clickhouse.metrics import Figures
 
 MICROS = 1_000_000
@@ -16,9 +17,6 @@ _DIGITS = 6
 # A denominator below 2^64 that has no other prime factors than 2 and 5 divides this.
 _SMALL, _POWER = 2**64, 10**64
 _LEAST, _BEYOND, _MASK = -(2**63), 2**63, 2**64 - 1
-# Two digits of a varint at a time, with more to come and without.
-_FIRST = [bytes((value & 127 | 128, value >> 7 | 128)) for value in range(0x4000)]
-_LAST = [bytes((value,)) if value < 128 else bytes((value & 127 | 128, value >> 7)) for value in range(0x4000)]
 
 
 def quotient(numerator: int, denominator: int) -> str | None:
@@ -31,8 +29,12 @@ def quotient(numerator: int, denominator: int) -> str | None:
 
 
 def to_message(figures: Figures, currency: str) -> metrics_pb2.Metrics:
-    """The message for sums in one currency."""
-    return metrics_pb2.Metrics.FromString(sums_field(figures) + ratios_field(figures) + currency_field(currency))
+    """The message for sums in one currency.
+
+    Raises:
+        OverflowError: A figure does not fit the message.
+    """
+    return metrics_pb2.Metrics.FromString(_sums_field(figures) + _ratios_field(figures) + currency_field(currency))
 
 
 def currency_field(currency: str) -> bytes:
@@ -40,20 +42,14 @@ def currency_field(currency: str) -> bytes:
     return metrics_pb2.Metrics(currency_code=currency).SerializeToString()
 
 
-def sums_field(figures: Figures) -> bytes:
-    """The sums of a serialized Metrics.
-
-    Raises:
-        OverflowError: A figure does not fit the message.
-    """
+def _sums_field(figures: Figures) -> bytes:
     shown, clicks, conversions, cost, revenue = figures
     return b"\x08%b\x10%b\x1a%b\x20%b\x28%b" % (
-        varint(shown), varint(clicks), sized(conversions, 1), varint(cost), varint(revenue),
+        _int64(shown), _int64(clicks), sized(conversions, 1), _int64(cost), _int64(revenue),
     )  # fmt: skip
 
 
-def ratios_field(figures: Figures) -> bytes:
-    """The ratios of a serialized Metrics."""
+def _ratios_field(figures: Figures) -> bytes:
     shown, clicks, conversions, cost, revenue = figures
     parts: list[bytes] = []
     if shown:
@@ -71,24 +67,10 @@ def ratios_field(figures: Figures) -> bytes:
     return b"".join(parts)
 
 
-def varint(value: int) -> bytes:
-    """An int64 as protobuf writes it.
-
-    Raises:
-        OverflowError: It is none.
-    """
-    if 0 <= value < 0x4000:
-        return _LAST[value]
-    if 0 <= value < 0x10000000:
-        return _FIRST[value & 0x3FFF] + _LAST[value >> 14]
+def _int64(value: int) -> bytes:
     if not _LEAST <= value < _BEYOND:
         raise OverflowError
-    value &= _MASK
-    out = b""
-    while value >= 0x4000:
-        out += _FIRST[value & 0x3FFF]
-        value >>= 14
-    return out + _LAST[value]
+    return varint(value & _MASK)
 
 
 def sized(micros: int, denominator: int) -> bytes:
@@ -98,7 +80,7 @@ def sized(micros: int, denominator: int) -> bytes:
         # What mostly comes: a decimal that does not end.
         if left * _POWER % denominator:
             text = b"%d.%06d" % divmod(scaled + (left + left > denominator), MICROS)
-            return _LAST[len(text)] + text
+            return varint(len(text)) + text
     text = _decimal(micros, denominator)
     return varint(len(text)) + text
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2
+from mrm_client.batches import varint
 from server.statistics import figures
 from storage.clickhouse.metrics import Figures
 
@@ -87,13 +88,4 @@ def _parts(entries: Iterable[bytes]) -> Sequence[Sequence[bytes]]:
 
 
 def _delimited(number: int, body: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(body)) + body
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint(number << 3 | 2) + varint(len(body)) + body

@@ -31,6 +31,8 @@ _LOG_PAUSE_SECONDS = 60.0
 _WOKEN_AT_ONCE = 50
 # Time for their messages to leave, so that never all of them are in memory.
 _BETWEEN_SECONDS = 0.003
+# After a delivery the hub rests as long again, and at most so long.
+_LONGEST_PAUSE_SECONDS = 0.5
 # Between two checks of all rights there are so many times the time that one takes.
 _RECHECK_PAUSE = 4
 
@@ -71,6 +73,7 @@ class WatchHub:
         self._wake = asyncio.Event()
         self._touched: set[UUID] = set()
         self._poll_at = 0.0
+        self._delivering = 0.0
         self._log = logs.get("watch")
         self._silent_until = 0.0
 
@@ -114,7 +117,10 @@ class WatchHub:
             except (StoreError, TimeoutError) as error:
                 self._failed(error)
                 await asyncio.sleep(_FAILURE_SECONDS)
-            await asyncio.sleep(max(0.0, begun + self._settings.tick - time.monotonic()))
+            # With more watchers than can be told at every tick, ticks grow longer: other calls, and what makes the
+            # figures, need the processor as well, and a delay that they share is the least delay.
+            rest = min(self._delivering, _LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(max(rest, begun + self._settings.tick - time.monotonic()))
 
     async def _tend(self) -> None:
         """Wakes watchers that have been silent for long, and gives up on those that do not read."""
@@ -143,6 +149,7 @@ class WatchHub:
 
     async def cycle(self) -> None:
         """Reads what may have changed, and tells the watchers."""
+        self._delivering = 0.0
         polling = time.monotonic() >= self._poll_at
         touched, self._touched = self._touched, set()
         self._wake.clear()
@@ -173,7 +180,9 @@ class WatchHub:
             part = ordered[start : start + _WINDOWS_AT_ONCE]
             rows = await metrics.live_totals(self._clickhouse, [_watched(*each) for each in part], _READ_SECONDS)
             self._distribute([question for _, question in part], rows, watermark)
+        begun = time.monotonic()
         await self._deliver(feeds)
+        self._delivering = time.monotonic() - begun
 
     def _distribute(self, questions: list[Question], rows: list[LiveTotal], watermark: int) -> None:
         found: dict[tuple[int, UUID], list[LiveTotal]] = {}
