@@ -25,6 +25,7 @@ NAMES = (
     "watch",
     "fanout",
     "growth",
+    "steps",
 )
 SHARES = {"growth": 0.1}
 """What takes half an hour is measured at this share of the scale when everything is measured."""

@@ -25,7 +25,7 @@ BAR = 0.6
 
 async def run(bench: Bench) -> list[Result]:
     """Measures calls a second at concurrency 32, each call under the next of 1000 sessions."""
-    tokens, campaign_id = await _prepare(bench)
+    tokens, campaign_id = await prepare(bench)
     calls = int(4000 * bench.scale)
     environment = {"MRM_POSTGRES__DSN": bench.connections.postgres_dsn}
     request = pb.GetCampaignRequest(campaign_id=str(campaign_id))
@@ -43,7 +43,7 @@ async def run(bench: Bench) -> list[Result]:
     return [Result("unary.get_campaign", value, "calls/s", floor, ratio, BAR, ratio >= BAR)]
 
 
-async def _prepare(bench: Bench) -> tuple[list[str], UUID]:
+async def prepare(bench: Bench) -> tuple[list[str], UUID]:
     """A campaign, and users who see it as members of its client, each with a session."""
     database = await Database.open(bench.connections.postgres_dsn)
     redis = await MultiplexedRedis.open(bench.connections.redis_dsn, scripts=SCRIPTS)

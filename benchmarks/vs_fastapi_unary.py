@@ -24,7 +24,7 @@ import uvloop
 from yarl import URL
 
 from benchmarks.harness import Bench, Result, console, interleaved, process
-from benchmarks.unary import CONCURRENCY, _prepare
+from benchmarks.unary import CONCURRENCY, prepare
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 
 CALLS = 6000
@@ -35,7 +35,7 @@ GET = "/mrm.campaigns.v1.CampaignService/GetCampaign"
 
 async def run(bench: Bench) -> list[Result]:
     """Measures calls a second at concurrency 32, each call under the next of 1000 sessions."""
-    tokens, campaign_id = await _prepare(bench)
+    tokens, campaign_id = await prepare(bench)
     calls = int(CALLS * bench.scale)
     shares: dict[str, list[float]] = defaultdict(list)
     with tempfile.NamedTemporaryFile() as log:
