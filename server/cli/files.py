@@ -141,9 +141,10 @@ async def _import(call: Caller, patience: float) -> None:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
-async def _followed(replies: Any) -> AsyncIterator[Any]:
+async def _followed(call: Any) -> AsyncIterator[Any]:
     """The messages of an import, each shown."""
     started = time.monotonic()
+    replies = aiter(call)
     reply = await anext(replies)
     total = reply.total_row_count
     with progress("checking", total, "rows") as meter:

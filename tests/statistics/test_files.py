@@ -414,13 +414,17 @@ async def test_damaged_files_are_refused(desk: Desk, failing: Failing) -> None:
     file = await desk.upload(whole[: middle - 5000] + os.urandom(10_000) + whole[middle + 5000 :])
     refused = await failing(desk.events(file.key))
     assert refused.reason == "FILE_INVALID"
-    # Well-formed, but not what was once stored.
-    file = await desk.upload(whole)
-    note = await desk.objects.checksum(file.key)
-    assert note == file.sha256
-    await desk.objects.put(file.key, arrow)
-    await desk.objects.put(file.key + "x", whole)
     assert await desk.stored() == (0, 0)
+
+
+async def test_a_file_that_changed_where_it_lies_is_refused(local: Desk, failing: Failing) -> None:
+    file = await local.upload(as_parquet(event_table(local.campaigns, 5)))
+    assert local.world.settings.objects.url is not None
+    directory = Path(local.world.settings.objects.url.removeprefix("file://"))
+    (directory / file.key).write_bytes(as_parquet(event_table(local.campaigns, 6)))
+    refused = await failing(local.events(file.key))
+    assert (refused.reason, refused.fields) == ("FILE_INVALID", {"key": "DAMAGED"})
+    assert await local.stored() == (0, 0)
 
 
 async def test_keys_of_other_clients_do_not_exist(local: Desk, failing: Failing) -> None:
