@@ -36,6 +36,7 @@ from server.campaigns.campaign_service import CampaignService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
+from server.planning.lifecycle import LifecycleRpcs
 from server.planning.project_service import ProjectService
 from server.planning.project_team_service import ProjectTeamService
 from server.platforms.check import Platforms
@@ -211,7 +212,7 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "IntegrationService": [IntegrationService(database, pager, _keyring(settings), platforms, feed.announce)],
-            "ProjectService": [ProjectService(database, pager)],
+            "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
             "SessionService": [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],

@@ -1,13 +1,18 @@
 """Rows of the planning domain as messages, and back."""
 
+import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from mrm.planning.v1 import project_member_pb2, project_pb2
 from server.rpc.errors import InvalidRequest
 from server.rpc.values import EnumWords, day, etag, money, optional_amount, timestamp
 from storage.postgres.project_team import TeamMember
 from storage.postgres.projects import Project
+
+_LARGEST_EXTRA: Final = 32 * 1024
 
 PROJECT_STATUSES = EnumWords(project_pb2.ProjectStatus, "PROJECT_STATUS_")
 PROJECT_ROLES = EnumWords(project_member_pb2.ProjectRole, "PROJECT_ROLE_")
@@ -36,6 +41,8 @@ def project(row: Project) -> project_pb2.Project:
         creator_id=str(row.created_by or ""),
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),
+        brief=ParseDict(row.brief, project_pb2.ProjectBrief(), ignore_unknown_fields=True) if row.brief else None,
+        performance_rating=row.performance_rating,
     )
 
 
@@ -43,17 +50,22 @@ def writable(message: project_pb2.Project, currency: str) -> dict[str, Any]:
     """The columns that a caller may write.
 
     Raises:
-        InvalidRequest: A value is no day, no amount of the project's currency, or the days are in the wrong order.
+        InvalidRequest: A value is no day, no amount of the currency, or too large, or the days are in the wrong
+            order.
     """
     start, end = day(message.start_date, "project.start_date"), day(message.end_date, "project.end_date")
     if start and end and end < start:
         raise InvalidRequest.field("project.end_date", "DATE_ORDER", "must not be before start_date")
+    brief = MessageToDict(message.brief, preserving_proto_field_name=True)
+    if len(json.dumps(brief.get("extra", {}), ensure_ascii=False).encode()) > _LARGEST_EXTRA:
+        raise InvalidRequest.field("project.brief.extra", "TOO_LARGE", "must be at most 32 KiB as JSON")
     return {
         "name": message.display_name,
         "description": message.description,
         "budget_total": optional_amount(message, "total_budget", currency),
         "start_date": start,
         "end_date": end,
+        "brief": brief,
     }
 
 

@@ -15,7 +15,7 @@ from server.rpc.values import apply_mask, check_etag, day, optional_id, required
 from storage.postgres import clients, project_team, projects
 from storage.postgres.database import Database
 
-WRITABLE: Final = frozenset({"display_name", "description", "total_budget", "start_date", "end_date"})
+WRITABLE: Final = frozenset({"display_name", "description", "total_budget", "start_date", "end_date", "brief"})
 
 
 class ProjectService:

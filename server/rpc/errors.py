@@ -127,6 +127,14 @@ class FailedPrecondition(DomainError):
     reason = "STATE_FORBIDS"
 
     @classmethod
+    def transition(cls, resource_type: str, state: str, wanted: str) -> "FailedPrecondition":
+        """An error about a step that does not lead from one state to another."""
+        return cls(
+            f"the {resource_type} is {state} and cannot become {wanted}",
+            metadata={"resource_type": resource_type, "state": state, "wanted": wanted},
+        )
+
+    @classmethod
     def archived(cls, resource_type: str) -> "FailedPrecondition":
         """An error about something archived, or under something archived."""
         return cls(

@@ -104,6 +104,16 @@ UPDATE campaigns c SET plan_lineage_id = $6, plan_version = $7, plan_channel_id 
 FROM clients cl
 WHERE c.id = $4 AND cl.id = c.client_id AND c.revision = $5 AND {_VISIBLE} RETURNING {_COLUMNS}"""
 
+# Ids of a project's active campaigns, kept from changing until the transaction ends.
+_ACTIVE_OF_PROJECT = f"""
+SELECT c.id FROM campaigns c JOIN clients cl ON cl.id = c.client_id
+WHERE c.project_id = $4 AND c.status = 'active' AND {_VISIBLE} ORDER BY c.id FOR UPDATE OF c"""
+
+# Pauses given campaigns.
+_PAUSE = f"""
+UPDATE campaigns c SET status = 'paused' FROM clients cl
+WHERE c.id = ANY ($4::uuid[]) AND cl.id = c.client_id AND c.status = 'active' AND {_VISIBLE}"""
+
 # The present revision, to tell a stale campaign from a missing one.
 _REVISION = f"""
 SELECT c.revision FROM campaigns c JOIN clients cl ON cl.id = c.client_id WHERE c.id = $4 AND {_VISIBLE}"""
@@ -216,6 +226,16 @@ async def update(
         changed.configuration, changed.observed, changed.last_synced_at,
     )  # fmt: skip
     return None if row is None else Campaign(*row)
+
+
+async def active_of_project(db: Executor, scope: Scope, project_id: UUID) -> list[UUID]:
+    """Ids of the active campaigns of a project; they stay active until the transaction ends."""
+    return [row[0] for row in await db.fetch(_ACTIVE_OF_PROJECT, *scope.args, project_id)]
+
+
+async def pause(db: Executor, scope: Scope, campaign_ids: Sequence[UUID]) -> None:
+    """Pauses those of the campaigns that are active. The caller records it."""
+    await db.execute(_PAUSE, *scope.args, list(campaign_ids))
 
 
 async def for_dimension(

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from storage.postgres import visibility
@@ -24,6 +25,8 @@ class Project:
         budget_total: Planned money in `budget_currency`; None when not decided.
         budget_spent: Derived from statistics; `update` does not write it.
         created_by: The author when a person, None when an API key.
+        brief: What the client wants, as given.
+        performance_rating: 1 to 10 once completed.
     """
 
     id: UUID
@@ -40,18 +43,20 @@ class Project:
     revision: int
     created_at: datetime
     updated_at: datetime
+    brief: dict[str, Any]
+    performance_rating: int | None
 
 
 _COLUMNS = """p.id, p.client_id, p.name, p.description, p.status, p.budget_total, p.budget_spent, p.budget_currency,
-  p.start_date, p.end_date, p.created_by, p.revision, p.created_at, p.updated_at"""
+  p.start_date, p.end_date, p.created_by, p.revision, p.created_at, p.updated_at, p.brief, p.performance_rating"""
 
 _VISIBLE = visibility.project("p.id")
 
 # Adds a project.
 _CREATE = f"""
 INSERT INTO projects AS p (id, client_id, name, description, status, budget_total, budget_currency, start_date,
-  end_date, created_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING {_COLUMNS}"""
+  end_date, created_by, brief)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING {_COLUMNS}"""
 
 # One project.
 _GET = f"""
@@ -74,7 +79,7 @@ ORDER BY p.id LIMIT $5"""
 # Replaces what may change of a project that still has the expected revision.
 _UPDATE = f"""
 UPDATE projects p SET name = $6, description = $7, status = $8, budget_total = $9, budget_currency = $10,
-  start_date = $11, end_date = $12
+  start_date = $11, end_date = $12, brief = $13, performance_rating = $14
 FROM clients cl
 WHERE p.id = $4 AND cl.id = p.client_id AND p.revision = $5 AND {_VISIBLE} RETURNING {_COLUMNS}"""
 
@@ -95,6 +100,7 @@ async def create(
     start_date: date | None = None,
     end_date: date | None = None,
     created_by: UUID | None = None,
+    brief: Mapping[str, Any] | None = None,
     project_id: UUID | None = None,
 ) -> Project:
     """Adds a project. The caller has checked that it may add one for the client.
@@ -104,7 +110,7 @@ async def create(
     """
     row = await db.fetchrow(
         _CREATE, project_id or new_id(), client_id, name, description, status, budget_total, budget_currency,
-        start_date, end_date, created_by,
+        start_date, end_date, created_by, dict(brief or {}),
     )  # fmt: skip
     return Project(*returned(row))
 
@@ -169,6 +175,6 @@ async def update(db: Executor, scope: Scope, changed: Project, expected_revision
     row = await update_row(
         db, _UPDATE, _REVISION, scope, changed.id, expected,
         changed.name, changed.description, changed.status, changed.budget_total, changed.budget_currency,
-        changed.start_date, changed.end_date,
+        changed.start_date, changed.end_date, changed.brief, changed.performance_rating,
     )  # fmt: skip
     return None if row is None else Project(*row)

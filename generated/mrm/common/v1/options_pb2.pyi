@@ -71,6 +71,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Purge archived clients for good."""
     PERMISSION_PROJECTS_TRANSFER: _Permission.ValueType  # 22
     """Hand a project's accountability to somebody else; without the right everywhere, only as its Accountable."""
+    PERMISSION_PROJECTS_RESTORE: _Permission.ValueType  # 23
+    """Take archived projects back."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -121,6 +123,8 @@ PERMISSION_CLIENTS_PURGE: Permission.ValueType  # 21
 """Purge archived clients for good."""
 PERMISSION_PROJECTS_TRANSFER: Permission.ValueType  # 22
 """Hand a project's accountability to somebody else; without the right everywhere, only as its Accountable."""
+PERMISSION_PROJECTS_RESTORE: Permission.ValueType  # 23
+"""Take archived projects back."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mrm.common.v1 import money_pb2 as mrm_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmrm/planning/v1/project.proto\x12\x0fmrm.planning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19mrm/common/v1/money.proto\"\xbe\x06\n\x07Project\x12*\n\nproject_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12%\n\tclient_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x63lientId\x12-\n\x0c\x64isplay_name\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x0b\x64isplayName\x12*\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x90NR\x0b\x64\x65scription\x12@\n\x06status\x18\x06 \x01(\x0e\x32\x1e.mrm.planning.v1.ProjectStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06status\x12\x37\n\x0ctotal_budget\x18\x07 \x01(\x0b\x32\x14.mrm.common.v1.MoneyR\x0btotalBudget\x12\x37\n\x0cspent_budget\x18\x08 \x01(\x0b\x32\x14.mrm.common.v1.MoneyR\x0bspentBudget\x12\x45\n\nstart_date\x18\t \x01(\tB&\xbaH#r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\xd8\x01\x01R\tstartDate\x12\x41\n\x08\x65nd_date\x18\n \x01(\tB&\xbaH#r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\xd8\x01\x01R\x07\x65ndDate\x12\x1d\n\ncreator_id\x18\x0b \x01(\tR\tcreatorId\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime:\x90\x01\xbaH\x8c\x01\x1a\x89\x01\n\rproject.dates\x12&end_date must not be before start_date\x1aPthis.start_date == \'\' || this.end_date == \'\' || this.start_date <= this.end_date*\xba\x01\n\rProjectStatus\x12\x1e\n\x1aPROJECT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14PROJECT_STATUS_DRAFT\x10\x01\x12\x19\n\x15PROJECT_STATUS_ACTIVE\x10\x02\x12\x19\n\x15PROJECT_STATUS_PAUSED\x10\x03\x12\x1c\n\x18PROJECT_STATUS_COMPLETED\x10\x04\x12\x1b\n\x17PROJECT_STATUS_ARCHIVED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmrm/planning/v1/project.proto\x12\x0fmrm.planning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19mrm/common/v1/money.proto\"\xc9\x07\n\x07Project\x12*\n\nproject_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12%\n\tclient_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08\x63lientId\x12-\n\x0c\x64isplay_name\x18\x04 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x0b\x64isplayName\x12*\n\x0b\x64\x65scription\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x90NR\x0b\x64\x65scription\x12@\n\x06status\x18\x06 \x01(\x0e\x32\x1e.mrm.planning.v1.ProjectStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06status\x12\x37\n\x0ctotal_budget\x18\x07 \x01(\x0b\x32\x14.mrm.common.v1.MoneyR\x0btotalBudget\x12\x37\n\x0cspent_budget\x18\x08 \x01(\x0b\x32\x14.mrm.common.v1.MoneyR\x0bspentBudget\x12\x45\n\nstart_date\x18\t \x01(\tB&\xbaH#r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\xd8\x01\x01R\tstartDate\x12\x41\n\x08\x65nd_date\x18\n \x01(\tB&\xbaH#r\x1e\x32\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$\xd8\x01\x01R\x07\x65ndDate\x12\x1d\n\ncreator_id\x18\x0b \x01(\tR\tcreatorId\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x33\n\x05\x62rief\x18\x0e \x01(\x0b\x32\x1d.mrm.planning.v1.ProjectBriefR\x05\x62rief\x12=\n\x12performance_rating\x18\x0f \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x01H\x00R\x11performanceRating\x88\x01\x01:\x90\x01\xbaH\x8c\x01\x1a\x89\x01\n\rproject.dates\x12&end_date must not be before start_date\x1aPthis.start_date == \'\' || this.end_date == \'\' || this.start_date <= this.end_dateB\x15\n\x13_performance_rating\"\xdb\x01\n\x0cProjectBrief\x12&\n\tobjective\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\'R\tobjective\x12$\n\x08\x61udience\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\'R\x08\x61udience\x12\"\n\x07message\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\'R\x07message\x12*\n\x0b\x63onstraints\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x88\'R\x0b\x63onstraints\x12-\n\x05\x65xtra\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructR\x05\x65xtra*\xba\x01\n\rProjectStatus\x12\x1e\n\x1aPROJECT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14PROJECT_STATUS_DRAFT\x10\x01\x12\x19\n\x15PROJECT_STATUS_ACTIVE\x10\x02\x12\x19\n\x15PROJECT_STATUS_PAUSED\x10\x03\x12\x1c\n\x18PROJECT_STATUS_COMPLETED\x10\x04\x12\x1b\n\x17PROJECT_STATUS_ARCHIVED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,10 +51,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECT'].fields_by_name['start_date']._serialized_options = b'\272H#r\0362\034^[0-9]{4}-[0-9]{2}-[0-9]{2}$\330\001\001'
   _globals['_PROJECT'].fields_by_name['end_date']._loaded_options = None
   _globals['_PROJECT'].fields_by_name['end_date']._serialized_options = b'\272H#r\0362\034^[0-9]{4}-[0-9]{2}-[0-9]{2}$\330\001\001'
+  _globals['_PROJECT'].fields_by_name['performance_rating']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['performance_rating']._serialized_options = b'\272H\006\032\004\030\n(\001'
   _globals['_PROJECT']._loaded_options = None
   _globals['_PROJECT']._serialized_options = b'\272H\214\001\032\211\001\n\rproject.dates\022&end_date must not be before start_date\032Pthis.start_date == \'\' || this.end_date == \'\' || this.start_date <= this.end_date'
-  _globals['_PROJECTSTATUS']._serialized_start=973
-  _globals['_PROJECTSTATUS']._serialized_end=1159
-  _globals['_PROJECT']._serialized_start=140
-  _globals['_PROJECT']._serialized_end=970
+  _globals['_PROJECTBRIEF'].fields_by_name['objective']._loaded_options = None
+  _globals['_PROJECTBRIEF'].fields_by_name['objective']._serialized_options = b'\272H\005r\003\030\210\''
+  _globals['_PROJECTBRIEF'].fields_by_name['audience']._loaded_options = None
+  _globals['_PROJECTBRIEF'].fields_by_name['audience']._serialized_options = b'\272H\005r\003\030\210\''
+  _globals['_PROJECTBRIEF'].fields_by_name['message']._loaded_options = None
+  _globals['_PROJECTBRIEF'].fields_by_name['message']._serialized_options = b'\272H\005r\003\030\210\''
+  _globals['_PROJECTBRIEF'].fields_by_name['constraints']._loaded_options = None
+  _globals['_PROJECTBRIEF'].fields_by_name['constraints']._serialized_options = b'\272H\005r\003\030\210\''
+  _globals['_PROJECTSTATUS']._serialized_start=1364
+  _globals['_PROJECTSTATUS']._serialized_end=1550
+  _globals['_PROJECT']._serialized_start=170
+  _globals['_PROJECT']._serialized_end=1139
+  _globals['_PROJECTBRIEF']._serialized_start=1142
+  _globals['_PROJECTBRIEF']._serialized_end=1361
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Projects, media plans and what is planned with them."""
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mrm.common.v1 import money_pb2 as _money_pb2
@@ -74,6 +75,8 @@ class Project(_message.Message):
     CREATOR_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
+    PERFORMANCE_RATING_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """UUID of the project. Output only."""
     etag: _builtins.str
@@ -92,6 +95,8 @@ class Project(_message.Message):
     """Last day, ISO 8601; empty while not planned."""
     creator_id: _builtins.str
     """UUID of the user who created the project. Output only."""
+    performance_rating: _builtins.int
+    """How well the project went, 1 (badly) to 10, as given at its completion; absent before. Output only."""
     @_builtins.property
     def total_budget(self) -> _money_pb2.Money:
         """All the money of the project, zero or more. Its currency is the project's, the client's default if absent."""
@@ -107,6 +112,10 @@ class Project(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the project last changed. Output only."""
+
+    @_builtins.property
+    def brief(self) -> Global___ProjectBrief:
+        """What the client wants; absent while nobody wrote it down."""
 
     def __init__(
         self,
@@ -124,11 +133,55 @@ class Project(_message.Message):
         creator_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        brief: Global___ProjectBrief | None = ...,
+        performance_rating: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spent_budget", b"spent_budget", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_performance_rating", b"_performance_rating", "brief", b"brief", "create_time", b"create_time", "performance_rating", b"performance_rating", "spent_budget", b"spent_budget", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "creator_id", b"creator_id", "description", b"description", "display_name", b"display_name", "end_date", b"end_date", "etag", b"etag", "project_id", b"project_id", "spent_budget", b"spent_budget", "start_date", b"start_date", "status", b"status", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_performance_rating", b"_performance_rating", "brief", b"brief", "client_id", b"client_id", "create_time", b"create_time", "creator_id", b"creator_id", "description", b"description", "display_name", b"display_name", "end_date", b"end_date", "etag", b"etag", "performance_rating", b"performance_rating", "project_id", b"project_id", "spent_budget", b"spent_budget", "start_date", b"start_date", "status", b"status", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__performance_rating: _TypeAlias = _typing.Literal["performance_rating"]  # noqa: Y015
+    _WhichOneofArgType__performance_rating: _TypeAlias = _typing.Literal["_performance_rating", b"_performance_rating"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__performance_rating) -> _WhichOneofReturnType__performance_rating | None: ...
+
+Global___Project: _TypeAlias = Project  # noqa: Y015
+
+@_typing.final
+class ProjectBrief(_message.Message):
+    """ProjectBrief is what the client wants, in the client's words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    EXTRA_FIELD_NUMBER: _builtins.int
+    objective: _builtins.str
+    """What the project is to achieve."""
+    audience: _builtins.str
+    """Whom the advertising is for."""
+    message: _builtins.str
+    """What is advertised, and what is to be said about it."""
+    constraints: _builtins.str
+    """What must be kept to: brand rules, law, taboos."""
+    @_builtins.property
+    def extra(self) -> _struct_pb2.Struct:
+        """Questions and answers of other briefing forms, kept as they are; at most 32 KiB as JSON."""
+
+    def __init__(
+        self,
+        *,
+        objective: _builtins.str = ...,
+        audience: _builtins.str = ...,
+        message: _builtins.str = ...,
+        constraints: _builtins.str = ...,
+        extra: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["extra", b"extra"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "constraints", b"constraints", "extra", b"extra", "message", b"message", "objective", b"objective"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Project: _TypeAlias = Project  # noqa: Y015
+Global___ProjectBrief: _TypeAlias = ProjectBrief  # noqa: Y015

@@ -29,7 +29,7 @@ from mrm.common.v1 import time_pb2 as mrm_dot_common_dot_v1_dot_time__pb2
 from mrm.planning.v1 import project_pb2 as mrm_dot_planning_dot_v1_dot_project__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/planning/v1/project_service.proto\x12\x0fmrm.planning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1bmrm/common/v1/options.proto\x1a\x18mrm/common/v1/time.proto\x1a\x1dmrm/planning/v1/project.proto\"~\n\x14\x43reateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectB\x06\xbaH\x03\xc8\x01\x01R\x07project\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"K\n\x15\x43reateProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"<\n\x11GetProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\"H\n\x12GetProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\x9c\x01\n\x13ListProjectsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12\x36\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1e.mrm.planning.v1.ProjectFilterR\x06\x66ilter\"\xb8\x01\n\rProjectFilter\x12(\n\tclient_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08\x63lientId\x12M\n\x08statuses\x18\x02 \x03(\x0e\x32\x1e.mrm.planning.v1.ProjectStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x08statuses\x12.\n\x05\x64\x61tes\x18\x03 \x01(\x0b\x32\x18.mrm.common.v1.DateRangeR\x05\x64\x61tes\"t\n\x14ListProjectsResponse\x12\x34\n\x08projects\x18\x01 \x03(\x0b\x32\x18.mrm.planning.v1.ProjectR\x08projects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc3\x01\n\x14UpdateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectB\x06\xbaH\x03\xd8\x01\x03R\x07project\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"K\n\x15UpdateProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project2\xc8\x03\n\x0eProjectService\x12o\n\rCreateProject\x12%.mrm.planning.v1.CreateProjectRequest\x1a&.mrm.planning.v1.CreateProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x03\x18\x02 \x88\'(\x02\x12\x66\n\nGetProject\x12\".mrm.planning.v1.GetProjectRequest\x1a#.mrm.planning.v1.GetProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x07\x10\x04\x18\x02 \xb8\x17(\x01\x12l\n\x0cListProjects\x12$.mrm.planning.v1.ListProjectsRequest\x1a%.mrm.planning.v1.ListProjectsResponse\"\x0f\xca\xf3\x18\x0b\x08\x07\x10\x04\x18\x02 \x88\'(\x01\x12o\n\rUpdateProject\x12%.mrm.planning.v1.UpdateProjectRequest\x1a&.mrm.planning.v1.UpdateProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x04\x18\x02 \x88\'(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/planning/v1/project_service.proto\x12\x0fmrm.planning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1bmrm/common/v1/options.proto\x1a\x18mrm/common/v1/time.proto\x1a\x1dmrm/planning/v1/project.proto\"~\n\x14\x43reateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectB\x06\xbaH\x03\xc8\x01\x01R\x07project\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"K\n\x15\x43reateProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"<\n\x11GetProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\"H\n\x12GetProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\x9c\x01\n\x13ListProjectsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12\x36\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1e.mrm.planning.v1.ProjectFilterR\x06\x66ilter\"\xb8\x01\n\rProjectFilter\x12(\n\tclient_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x08\x63lientId\x12M\n\x08statuses\x18\x02 \x03(\x0e\x32\x1e.mrm.planning.v1.ProjectStatusB\x11\xbaH\x0e\x92\x01\x0b\x10\n\"\x07\x82\x01\x04\x10\x01 \x00R\x08statuses\x12.\n\x05\x64\x61tes\x18\x03 \x01(\x0b\x32\x18.mrm.common.v1.DateRangeR\x05\x64\x61tes\"t\n\x14ListProjectsResponse\x12\x34\n\x08projects\x18\x01 \x03(\x0b\x32\x18.mrm.planning.v1.ProjectR\x08projects\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc3\x01\n\x14UpdateProjectRequest\x12:\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectB\x06\xbaH\x03\xd8\x01\x03R\x07project\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"K\n\x15UpdateProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\x8a\x01\n\x16\x41\x63tivateProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"M\n\x17\x41\x63tivateProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\x87\x01\n\x13PauseProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"J\n\x14PauseProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\xed\x01\n\x16\x43ompleteProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\x12\x38\n\x12performance_rating\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x01R\x11performanceRating\x12\'\n\x0fpause_campaigns\x18\x05 \x01(\x08R\x0epauseCampaigns\"M\n\x17\x43ompleteProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\x89\x01\n\x15\x41rchiveProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"L\n\x16\x41rchiveProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project\"\x89\x01\n\x15RestoreProjectRequest\x12\'\n\nproject_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tprojectId\x12\x1b\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"L\n\x16RestoreProjectResponse\x12\x32\n\x07project\x18\x01 \x01(\x0b\x32\x18.mrm.planning.v1.ProjectR\x07project2\x8c\x08\n\x0eProjectService\x12o\n\rCreateProject\x12%.mrm.planning.v1.CreateProjectRequest\x1a&.mrm.planning.v1.CreateProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x03\x18\x02 \x88\'(\x02\x12\x66\n\nGetProject\x12\".mrm.planning.v1.GetProjectRequest\x1a#.mrm.planning.v1.GetProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x07\x10\x04\x18\x02 \xb8\x17(\x01\x12l\n\x0cListProjects\x12$.mrm.planning.v1.ListProjectsRequest\x1a%.mrm.planning.v1.ListProjectsResponse\"\x0f\xca\xf3\x18\x0b\x08\x07\x10\x04\x18\x02 \x88\'(\x01\x12o\n\rUpdateProject\x12%.mrm.planning.v1.UpdateProjectRequest\x1a&.mrm.planning.v1.UpdateProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x04\x18\x02 \x88\'(\x02\x12u\n\x0f\x41\x63tivateProject\x12\'.mrm.planning.v1.ActivateProjectRequest\x1a(.mrm.planning.v1.ActivateProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x04\x18\x02 \x88\'(\x02\x12l\n\x0cPauseProject\x12$.mrm.planning.v1.PauseProjectRequest\x1a%.mrm.planning.v1.PauseProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x04\x18\x02 \x88\'(\x02\x12u\n\x0f\x43ompleteProject\x12\'.mrm.planning.v1.CompleteProjectRequest\x1a(.mrm.planning.v1.CompleteProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x04\x18\x02 \x88\'(\x02\x12r\n\x0e\x41rchiveProject\x12&.mrm.planning.v1.ArchiveProjectRequest\x1a\'.mrm.planning.v1.ArchiveProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x08\x10\x04\x18\x02 \x88\'(\x02\x12r\n\x0eRestoreProject\x12&.mrm.planning.v1.RestoreProjectRequest\x1a\'.mrm.planning.v1.RestoreProjectResponse\"\x0f\xca\xf3\x18\x0b\x08\x17\x10\x04\x18\x02 \x88\'(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +56,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['update_mask']._serialized_options = b'\272H\003\310\001\001'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_ACTIVATEPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
+  _globals['_ACTIVATEPROJECTREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ACTIVATEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ACTIVATEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_ACTIVATEPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ACTIVATEPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_PAUSEPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
+  _globals['_PAUSEPROJECTREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_PAUSEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_PAUSEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_PAUSEPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_PAUSEPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['performance_rating']._loaded_options = None
+  _globals['_COMPLETEPROJECTREQUEST'].fields_by_name['performance_rating']._serialized_options = b'\272H\006\032\004\030\n(\001'
+  _globals['_ARCHIVEPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
+  _globals['_ARCHIVEPROJECTREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ARCHIVEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_ARCHIVEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_ARCHIVEPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ARCHIVEPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_RESTOREPROJECTREQUEST'].fields_by_name['project_id']._loaded_options = None
+  _globals['_RESTOREPROJECTREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_RESTOREPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_RESTOREPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RESTOREPROJECTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RESTOREPROJECTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._loaded_options = None
   _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._serialized_options = b'\312\363\030\013\010\010\020\003\030\002 \210\'(\002'
   _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._loaded_options = None
@@ -64,6 +96,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._serialized_options = b'\312\363\030\013\010\007\020\004\030\002 \210\'(\001'
   _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._loaded_options = None
   _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._serialized_options = b'\312\363\030\013\010\010\020\004\030\002 \210\'(\002'
+  _globals['_PROJECTSERVICE'].methods_by_name['ActivateProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['ActivateProject']._serialized_options = b'\312\363\030\013\010\010\020\004\030\002 \210\'(\002'
+  _globals['_PROJECTSERVICE'].methods_by_name['PauseProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['PauseProject']._serialized_options = b'\312\363\030\013\010\010\020\004\030\002 \210\'(\002'
+  _globals['_PROJECTSERVICE'].methods_by_name['CompleteProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['CompleteProject']._serialized_options = b'\312\363\030\013\010\010\020\004\030\002 \210\'(\002'
+  _globals['_PROJECTSERVICE'].methods_by_name['ArchiveProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['ArchiveProject']._serialized_options = b'\312\363\030\013\010\010\020\004\030\002 \210\'(\002'
+  _globals['_PROJECTSERVICE'].methods_by_name['RestoreProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['RestoreProject']._serialized_options = b'\312\363\030\013\010\027\020\004\030\002 \210\'(\002'
   _globals['_CREATEPROJECTREQUEST']._serialized_start=207
   _globals['_CREATEPROJECTREQUEST']._serialized_end=333
   _globals['_CREATEPROJECTRESPONSE']._serialized_start=335
@@ -82,6 +124,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEPROJECTREQUEST']._serialized_end=1208
   _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1210
   _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1285
-  _globals['_PROJECTSERVICE']._serialized_start=1288
-  _globals['_PROJECTSERVICE']._serialized_end=1744
+  _globals['_ACTIVATEPROJECTREQUEST']._serialized_start=1288
+  _globals['_ACTIVATEPROJECTREQUEST']._serialized_end=1426
+  _globals['_ACTIVATEPROJECTRESPONSE']._serialized_start=1428
+  _globals['_ACTIVATEPROJECTRESPONSE']._serialized_end=1505
+  _globals['_PAUSEPROJECTREQUEST']._serialized_start=1508
+  _globals['_PAUSEPROJECTREQUEST']._serialized_end=1643
+  _globals['_PAUSEPROJECTRESPONSE']._serialized_start=1645
+  _globals['_PAUSEPROJECTRESPONSE']._serialized_end=1719
+  _globals['_COMPLETEPROJECTREQUEST']._serialized_start=1722
+  _globals['_COMPLETEPROJECTREQUEST']._serialized_end=1959
+  _globals['_COMPLETEPROJECTRESPONSE']._serialized_start=1961
+  _globals['_COMPLETEPROJECTRESPONSE']._serialized_end=2038
+  _globals['_ARCHIVEPROJECTREQUEST']._serialized_start=2041
+  _globals['_ARCHIVEPROJECTREQUEST']._serialized_end=2178
+  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_start=2180
+  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_end=2256
+  _globals['_RESTOREPROJECTREQUEST']._serialized_start=2259
+  _globals['_RESTOREPROJECTREQUEST']._serialized_end=2396
+  _globals['_RESTOREPROJECTRESPONSE']._serialized_start=2398
+  _globals['_RESTOREPROJECTRESPONSE']._serialized_end=2474
+  _globals['_PROJECTSERVICE']._serialized_start=2477
+  _globals['_PROJECTSERVICE']._serialized_end=3513
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,31 @@ class ProjectServiceStub:
                 request_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.UpdateProjectRequest.SerializeToString,
                 response_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.UpdateProjectResponse.FromString,
                 _registered_method=True)
+        self.ActivateProject = channel.unary_unary(
+                '/mrm.planning.v1.ProjectService/ActivateProject',
+                request_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ActivateProjectRequest.SerializeToString,
+                response_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ActivateProjectResponse.FromString,
+                _registered_method=True)
+        self.PauseProject = channel.unary_unary(
+                '/mrm.planning.v1.ProjectService/PauseProject',
+                request_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.PauseProjectRequest.SerializeToString,
+                response_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.PauseProjectResponse.FromString,
+                _registered_method=True)
+        self.CompleteProject = channel.unary_unary(
+                '/mrm.planning.v1.ProjectService/CompleteProject',
+                request_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.CompleteProjectRequest.SerializeToString,
+                response_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.CompleteProjectResponse.FromString,
+                _registered_method=True)
+        self.ArchiveProject = channel.unary_unary(
+                '/mrm.planning.v1.ProjectService/ArchiveProject',
+                request_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ArchiveProjectRequest.SerializeToString,
+                response_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ArchiveProjectResponse.FromString,
+                _registered_method=True)
+        self.RestoreProject = channel.unary_unary(
+                '/mrm.planning.v1.ProjectService/RestoreProject',
+                request_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.RestoreProjectRequest.SerializeToString,
+                response_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.RestoreProjectResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
@@ -89,6 +114,43 @@ class ProjectServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ActivateProject(self, request, context):
+        """ActivateProject starts a draft, or resumes a paused project. It needs a budget, both dates and an Accountable in its team;
+        INVALID_FIELDS or STATE_FORBIDS says what is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseProject(self, request, context):
+        """PauseProject halts an active project. Its campaigns are left as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteProject(self, request, context):
+        """CompleteProject ends an active or paused project and rates it. Campaigns that are still active forbid it, unless
+        `pause_campaigns` asks to pause them in the same step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveProject(self, request, context):
+        """ArchiveProject puts a draft or a completed project away: it becomes read only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreProject(self, request, context):
+        """RestoreProject takes an archived project back; it is completed then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ProjectServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +173,31 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.UpdateProject,
                     request_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.UpdateProjectRequest.FromString,
                     response_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.UpdateProjectResponse.SerializeToString,
+            ),
+            'ActivateProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateProject,
+                    request_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ActivateProjectRequest.FromString,
+                    response_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ActivateProjectResponse.SerializeToString,
+            ),
+            'PauseProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseProject,
+                    request_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.PauseProjectRequest.FromString,
+                    response_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.PauseProjectResponse.SerializeToString,
+            ),
+            'CompleteProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteProject,
+                    request_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.CompleteProjectRequest.FromString,
+                    response_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.CompleteProjectResponse.SerializeToString,
+            ),
+            'ArchiveProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveProject,
+                    request_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ArchiveProjectRequest.FromString,
+                    response_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.ArchiveProjectResponse.SerializeToString,
+            ),
+            'RestoreProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreProject,
+                    request_deserializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.RestoreProjectRequest.FromString,
+                    response_serializer=mrm_dot_planning_dot_v1_dot_project__service__pb2.RestoreProjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +309,141 @@ class ProjectService:
             '/mrm.planning.v1.ProjectService/UpdateProject',
             mrm_dot_planning_dot_v1_dot_project__service__pb2.UpdateProjectRequest.SerializeToString,
             mrm_dot_planning_dot_v1_dot_project__service__pb2.UpdateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.planning.v1.ProjectService/ActivateProject',
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.ActivateProjectRequest.SerializeToString,
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.ActivateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.planning.v1.ProjectService/PauseProject',
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.PauseProjectRequest.SerializeToString,
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.PauseProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.planning.v1.ProjectService/CompleteProject',
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.CompleteProjectRequest.SerializeToString,
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.CompleteProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.planning.v1.ProjectService/ArchiveProject',
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.ArchiveProjectRequest.SerializeToString,
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.ArchiveProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.planning.v1.ProjectService/RestoreProject',
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.RestoreProjectRequest.SerializeToString,
+            mrm_dot_planning_dot_v1_dot_project__service__pb2.RestoreProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

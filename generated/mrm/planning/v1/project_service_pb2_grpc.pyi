@@ -41,6 +41,20 @@ class ProjectServiceStub:
     """ListProjects lists the projects in the caller's scope, oldest first."""
     UpdateProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_service_pb2.UpdateProjectResponse]
     """UpdateProject changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the project changed since it was read."""
+    ActivateProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.ActivateProjectRequest, _project_service_pb2.ActivateProjectResponse]
+    """ActivateProject starts a draft, or resumes a paused project. It needs a budget, both dates and an Accountable in its team;
+    INVALID_FIELDS or STATE_FORBIDS says what is missing.
+    """
+    PauseProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.PauseProjectRequest, _project_service_pb2.PauseProjectResponse]
+    """PauseProject halts an active project. Its campaigns are left as they are."""
+    CompleteProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.CompleteProjectRequest, _project_service_pb2.CompleteProjectResponse]
+    """CompleteProject ends an active or paused project and rates it. Campaigns that are still active forbid it, unless
+    `pause_campaigns` asks to pause them in the same step.
+    """
+    ArchiveProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.ArchiveProjectRequest, _project_service_pb2.ArchiveProjectResponse]
+    """ArchiveProject puts a draft or a completed project away: it becomes read only."""
+    RestoreProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.RestoreProjectRequest, _project_service_pb2.RestoreProjectResponse]
+    """RestoreProject takes an archived project back; it is completed then."""
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
@@ -55,6 +69,20 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """ListProjects lists the projects in the caller's scope, oldest first."""
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_service_pb2.UpdateProjectResponse]  # type: ignore[assignment]
     """UpdateProject changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the project changed since it was read."""
+    ActivateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ActivateProjectRequest, _project_service_pb2.ActivateProjectResponse]  # type: ignore[assignment]
+    """ActivateProject starts a draft, or resumes a paused project. It needs a budget, both dates and an Accountable in its team;
+    INVALID_FIELDS or STATE_FORBIDS says what is missing.
+    """
+    PauseProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.PauseProjectRequest, _project_service_pb2.PauseProjectResponse]  # type: ignore[assignment]
+    """PauseProject halts an active project. Its campaigns are left as they are."""
+    CompleteProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.CompleteProjectRequest, _project_service_pb2.CompleteProjectResponse]  # type: ignore[assignment]
+    """CompleteProject ends an active or paused project and rates it. Campaigns that are still active forbid it, unless
+    `pause_campaigns` asks to pause them in the same step.
+    """
+    ArchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ArchiveProjectRequest, _project_service_pb2.ArchiveProjectResponse]  # type: ignore[assignment]
+    """ArchiveProject puts a draft or a completed project away: it becomes read only."""
+    RestoreProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.RestoreProjectRequest, _project_service_pb2.RestoreProjectResponse]  # type: ignore[assignment]
+    """RestoreProject takes an archived project back; it is completed then."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """ProjectService manages projects, the frames in which media plans and campaigns live."""
@@ -90,5 +118,49 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_project_service_pb2.UpdateProjectResponse, _abc.Awaitable[_project_service_pb2.UpdateProjectResponse]]:
         """UpdateProject changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the project changed since it was read."""
+
+    @_abc_1.abstractmethod
+    def ActivateProject(
+        self,
+        request: _project_service_pb2.ActivateProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.ActivateProjectResponse, _abc.Awaitable[_project_service_pb2.ActivateProjectResponse]]:
+        """ActivateProject starts a draft, or resumes a paused project. It needs a budget, both dates and an Accountable in its team;
+        INVALID_FIELDS or STATE_FORBIDS says what is missing.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseProject(
+        self,
+        request: _project_service_pb2.PauseProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.PauseProjectResponse, _abc.Awaitable[_project_service_pb2.PauseProjectResponse]]:
+        """PauseProject halts an active project. Its campaigns are left as they are."""
+
+    @_abc_1.abstractmethod
+    def CompleteProject(
+        self,
+        request: _project_service_pb2.CompleteProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.CompleteProjectResponse, _abc.Awaitable[_project_service_pb2.CompleteProjectResponse]]:
+        """CompleteProject ends an active or paused project and rates it. Campaigns that are still active forbid it, unless
+        `pause_campaigns` asks to pause them in the same step.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveProject(
+        self,
+        request: _project_service_pb2.ArchiveProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.ArchiveProjectResponse, _abc.Awaitable[_project_service_pb2.ArchiveProjectResponse]]:
+        """ArchiveProject puts a draft or a completed project away: it becomes read only."""
+
+    @_abc_1.abstractmethod
+    def RestoreProject(
+        self,
+        request: _project_service_pb2.RestoreProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_project_service_pb2.RestoreProjectResponse, _abc.Awaitable[_project_service_pb2.RestoreProjectResponse]]:
+        """RestoreProject takes an archived project back; it is completed then."""
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
