@@ -12,10 +12,12 @@ through the stubs themselves, on a channel from `channel`::
 
 A stub raises `grpc.aio.AioRpcError`; `CallError.of_rpc(error)` reads the machine-readable reason, the broken fields and
 the pause before a retry out of it. `Producer` appends events, `batches` cuts them for `IngestEvents`, `watch` follows
-the figures, `export` gets them in bulk; all of them raise `CallError` and its kinds.
+the figures, `watch_changes` who changed what, `export` gets figures in bulk; all of them raise `CallError` and its
+kinds.
 """
 
 from mrm_client.batches import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, batches
+from mrm_client.changes import ChangeBatch, watch_changes
 from mrm_client.channels import channel, is_local
 from mrm_client.errors import CallError, CredentialsRefused, EventsInvalid, PositionLost, StreamFenced
 from mrm_client.exporting import export
@@ -26,6 +28,7 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_EVENTS",
     "CallError",
+    "ChangeBatch",
     "Counters",
     "CredentialsRefused",
     "EventsInvalid",
@@ -38,4 +41,5 @@ __all__ = [
     "export",
     "is_local",
     "watch",
+    "watch_changes",
 ]

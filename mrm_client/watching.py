@@ -10,9 +10,9 @@ from types import MappingProxyType
 from uuid import UUID
 
 import grpc
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 
-from mrm.common.v1 import time_pb2
+from mrm.common.v1 import platform_pb2
 from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2_grpc
 from mrm.statistics.v1 import statistics_service_pb2 as service_pb2
 from mrm_client.errors import CallError
@@ -57,6 +57,8 @@ async def watch(
     client_id: UUID | str,
     *,
     campaign_ids: Iterable[UUID | str] = (),
+    project_ids: Iterable[UUID | str] = (),
+    platforms: Iterable[platform_pb2.Platform.ValueType] = (),
     window: Window.ValueType = service_pb2.WATCH_WINDOW_TODAY,
     times: tuple[datetime, datetime] | None = None,
     resume_token: str = "",
@@ -77,6 +79,8 @@ async def watch(
         channel: From `mrm_client.channel(..., watch=True)`; its token needs the right STATISTICS_READ.
         client_id: The client whose campaigns are watched.
         campaign_ids: Only these; all of them, later ones too, if empty.
+        project_ids: Only campaigns of these projects, later ones too; all if empty.
+        platforms: Only campaigns on these platforms; all if empty.
         window: Span of time that moves with the clock.
         times: Fixed span instead, first instant and first instant after it, full hours with a time zone.
         resume_token: From an earlier state of the same watch, to be sure of nothing older.
@@ -87,7 +91,15 @@ async def watch(
     Raises:
         CallError: The server refused the watch, or patience ran out.
     """
-    request = _request(client_id, campaign_ids, window, times, resume_token, heartbeat)
+    request = service_pb2.WatchMetricsRequest(
+        client_id=str(client_id),
+        campaign_ids=[str(campaign_id) for campaign_id in campaign_ids],
+        project_ids=[str(project_id) for project_id in project_ids],
+        platforms=platforms,
+        resume_token=resume_token,
+    )
+    _set_period(request, window, times)
+    request.heartbeat_interval.FromTimedelta(heartbeat)
     retries = Retries(patience, on_retry)
     merger = _Merger(WatchState(resume_token=resume_token))
     stub = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
@@ -187,26 +199,11 @@ def _instant(timestamp: timestamp_pb2.Timestamp) -> datetime:
     return timestamp.ToDatetime(tzinfo=UTC)
 
 
-def _request(
-    client_id: UUID | str,
-    campaign_ids: Iterable[UUID | str],
-    window: Window.ValueType,
-    times: tuple[datetime, datetime] | None,
-    resume_token: str,
-    heartbeat: timedelta,
-) -> service_pb2.WatchMetricsRequest:
-    request = service_pb2.WatchMetricsRequest(
-        client_id=str(client_id), campaign_ids=[str(campaign_id) for campaign_id in campaign_ids]
-    )
-    request.resume_token = resume_token
-    beat = duration_pb2.Duration()
-    beat.FromTimedelta(heartbeat)
-    request.heartbeat_interval.CopyFrom(beat)
+def _set_period(
+    request: service_pb2.WatchMetricsRequest, window: Window.ValueType, times: tuple[datetime, datetime] | None
+) -> None:
     if times is None:
         request.window = window
-        return request
-    span = time_pb2.TimeRange()
-    span.start_time.FromDatetime(times[0].astimezone(UTC))
-    span.end_time.FromDatetime(times[1].astimezone(UTC))
-    request.times.CopyFrom(span)
-    return request
+        return
+    request.times.start_time.FromDatetime(times[0].astimezone(UTC))
+    request.times.end_time.FromDatetime(times[1].astimezone(UTC))

@@ -2,7 +2,7 @@
 
 import typer
 
-from server.cli import admin, demo, export, files, health, ingest, keys, migrate, seed, serve, up, watch
+from server.cli import admin, changes, demo, export, files, health, ingest, keys, migrate, seed, serve, up, watch
 
 app = typer.Typer(
     name="mrm",
@@ -20,6 +20,7 @@ app.add_typer(seed.commands, name="seed")
 app.add_typer(keys.commands, name="keys")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
+app.command()(changes.changes)
 app.command()(export.export)
 app.command("import")(files.import_)
 app.command()(demo.demo)

@@ -50,15 +50,23 @@ async def create_admin(settings: Settings, email: str, password: str) -> str:
     Raises:
         CommandFailed: The e-mail or password will not do, or the e-mail is taken.
     """
+    from server.accounts import convert
     from server.accounts.session_service import Passwords
+    from server.rpc.auditing import SYSTEM, recorder
+    from server.rpc.call import AuditEntry
     from storage.errors import Conflict
     from storage.postgres import users
+    from storage.postgres.audit import Cause
     from storage.postgres.database import Database
 
     _check(email, password)
     database = await Database.open(settings.postgres.dsn.get_secret_value(), min_size=1, max_size=1)
     try:
-        user = await users.create(database, email=email, password_hash=await Passwords().hash(password), role="admin")
+        password_hash = await Passwords().hash(password)
+        async with database.transaction("create_admin") as tx:
+            user = await users.create(tx, email=email, password_hash=password_hash, role="admin")
+            record = recorder(tx, SYSTEM, cause=Cause("operator", description="mrm admin create"))
+            await record(AuditEntry("create", "user", user.id, None, None, None, convert.user(user)))
     except Conflict:
         raise CommandFailed(f"there is a user {email} already") from None
     finally:

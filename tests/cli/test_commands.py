@@ -26,7 +26,18 @@ def one_line_error(result: Result) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["up"], ["serve"], ["migrate"], ["admin", "create"], ["keys", "rotate"], ["ingest"], ["watch"], ["demo"]],
+    [
+        [],
+        ["up"],
+        ["serve"],
+        ["migrate"],
+        ["admin", "create"],
+        ["keys", "rotate"],
+        ["ingest"],
+        ["watch"],
+        ["changes"],
+        ["demo"],
+    ],
 )
 async def test_every_command_explains_itself(mrm: Mrm, command: list[str]) -> None:
     result = await mrm(*command, "--help")

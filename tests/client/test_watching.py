@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 import mrm_client
+from mrm.common.v1 import platform_pb2
 from mrm.statistics.v1 import metrics_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as service_pb2
 from mrm_client import CallError, CredentialsRefused, WatchState
@@ -105,10 +106,20 @@ async def test_refusals_are_raised(
 async def test_the_request_says_what_was_asked(channel: grpc.aio.Channel, fake: FakeStatistics) -> None:
     fake.watch_script = [[snapshot()]]
     span = (datetime(2026, 1, 31, 21, tzinfo=UTC), datetime(2026, 2, 1, 21, tzinfo=UTC))
-    watching = mrm_client.watch(channel, CLIENT_ID, campaign_ids=["c1"], times=span, heartbeat=timedelta(seconds=1.5))
+    watching = mrm_client.watch(
+        channel,
+        CLIENT_ID,
+        campaign_ids=["c1"],
+        project_ids=["p1"],
+        platforms=[platform_pb2.PLATFORM_VK_ADS],
+        times=span,
+        heartbeat=timedelta(seconds=1.5),
+    )
     async with aclosing(watching) as states:
         await anext(states)
     request = fake.watch_requests[0]
     assert list(request.campaign_ids) == ["c1"]
+    assert list(request.project_ids) == ["p1"]
+    assert list(request.platforms) == [platform_pb2.PLATFORM_VK_ADS]
     assert request.times.start_time.ToDatetime(tzinfo=UTC) == span[0]
     assert request.heartbeat_interval.ToTimedelta() == timedelta(seconds=1.5)
