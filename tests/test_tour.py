@@ -53,7 +53,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert '"impressions": "120000"' in output
     assert '"totals"' in output
     assert '"path": "daily_budget"' in output
-    assert "update  campaign" in output
+    assert " update campaign " in output
     assert '"complete": true' in output
     assert '"BENCHMARK_LEVEL_FORMAT"' in output
     assert "exports/days.parquet" in output

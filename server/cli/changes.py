@@ -43,7 +43,10 @@ def changes(
     ca_file: remote.CaFile = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show the record of changes: a table, oldest first, or with --follow a line per change, for ever."""
+    """Show the record of changes, oldest first: a table on a terminal, a line per change elsewhere.
+
+    With --follow it goes on with a line per change and survives restarts of the server. Ctrl-C ends it.
+    """
     remote.quiet_grpc()
     wanted = change_service_pb2.ChangeFilter(
         client_id=str(client or ""),
@@ -59,7 +62,12 @@ def changes(
             if follow:
                 await _follow(channel, wanted, limit, patience)
             else:
-                out.print(table(await _newest(channel, wanted, limit)))
+                found = await _newest(channel, wanted, limit)
+                if out.is_terminal:
+                    out.print(table(found))
+                else:
+                    for change in found:
+                        say(line(change), markup=False)
 
     run(command())
 
