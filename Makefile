@@ -11,7 +11,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # Where caching of bytecode is switched off, each of the many commands that the tests start compiles everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help install demo up test bars bench growth lint proto proto-check proto-accept lock clean
+.PHONY: help install demo up test bars chaos bench growth lint proto proto-check proto-accept lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: lint proto-check ## Everything that must pass: lint, types, layers, contra
 
 bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
 	@$(RUN) MRM_BARS=full pytest -m "bar_a or bar_b or bar_c or bar_d"
+
+chaos: $(STAMP) ## Twenty rounds of kill -9 under four producers
+	@$(RUN) MRM_BARS=full pytest tests/test_kill.py
 
 bench: $(STAMP) ## Measure, each figure against a floor of the same run; writes benchmarks/results.json
 	@$(RUN) python -m benchmarks
