@@ -89,7 +89,7 @@ async def still_visible(db: Executor, watched: Sequence[tuple[Scope, UUID]]) -> 
         watched: Scopes and a client that each of them reached once.
     """
     pairs = [
-        (number, scope.everything, scope.user_id, above, client_id)
+        (number, scope.everything, scope.user_id if "member" in scope.standings else None, above, client_id)
         for number, (scope, client_id) in enumerate(watched)
         for above in (scope.client_ids or (None,))
     ]
