@@ -17,9 +17,10 @@ RUN useradd --system --uid 10001 --no-create-home mrm
 COPY --from=build /opt/mrm /opt/mrm
 ENV PATH=/opt/mrm/bin:$PATH PYTHONUNBUFFERED=1 GRPC_ENABLE_FORK_SUPPORT=0 \
     MRM_GRPC__HOST=0.0.0.0 MRM_GRPC__PORT=50051
+# Other machines reach it, so it starts only with MRM_GRPC__TLS_CERTIFICATE and _KEY, or MRM_GRPC__ALLOW_PLAINTEXT=true.
 USER mrm
 EXPOSE 50051
-# Serving while every store answers; the process itself stays up in the degraded modes.
+# With TLS it trusts the certificate that the environment names. Serving while every store answers; the process itself stays up in the degraded modes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["mrm", "health", "--target", "127.0.0.1:50051"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["mrm"]

@@ -39,6 +39,9 @@ def channel(
     *,
     tls: bool | None = None,
     root_certificates: Path | None = None,
+    client_certificate: Path | None = None,
+    client_key: Path | None = None,
+    server_name: str = "",
     watch: bool = False,
     options: Iterable[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
@@ -55,23 +58,35 @@ def channel(
         token: Session token or API key; sent as ``authorization: Bearer`` with every call.
         tls: Whether to encrypt; by default unless the target is on this machine.
         root_certificates: PEM file of the authorities to trust instead of the system's; implies `tls`.
+        client_certificate: PEM file of the certificate to show, followed by its chain, where the server wants one;
+            implies `tls`.
+        client_key: PEM file of its private key.
+        server_name: Name that the server's certificate must be for, where it is not the target's own; implies `tls`.
         watch: Whether the channel will carry `watch` streams: keeps little in gRPC's buffers, so that a slow reader
             sees recent states. Costs throughput for everything else, so use a channel of its own.
         options: gRPC channel arguments that win over the ones set here.
 
     Raises:
-        ValueError: A token would leave this machine in the clear.
-        OSError: `root_certificates` cannot be read.
+        ValueError: A token would leave this machine in the clear, or a client certificate comes without its key.
+        OSError: A file cannot be read.
     """
+    if (client_certificate is None) != (client_key is None):
+        raise ValueError("a client certificate needs its key")
     local = is_local(target)
-    encrypted = root_certificates is not None or (not local if tls is None else tls)
+    implied = root_certificates is not None or client_certificate is not None or bool(server_name)
+    encrypted = implied or (not local if tls is None else tls)
     if token and not encrypted and not local:
         raise ValueError("refusing to send a token in the clear to another machine: use TLS")
     # Later arguments win.
-    arguments = dict((*_OPTIONS, *(_WATCH_OPTIONS if watch else ()), *options))
+    expected = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    arguments = dict((*_OPTIONS, *(_WATCH_OPTIONS if watch else ()), *expected, *options))
     if encrypted:
-        roots = root_certificates.read_bytes() if root_certificates else None
-        plain = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(roots), options=list(arguments.items()))
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates.read_bytes() if root_certificates else None,
+            client_key.read_bytes() if client_key else None,
+            client_certificate.read_bytes() if client_certificate else None,
+        )
+        plain = grpc.aio.secure_channel(target, credentials, options=list(arguments.items()))
     else:
         plain = grpc.aio.insecure_channel(target, options=list(arguments.items()))
     return _TokenChannel(plain, token) if token else plain

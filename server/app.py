@@ -27,6 +27,7 @@ from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.operations.v1 import change_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
+from mrm_client import is_local
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
 from server.accounts.integration_service import IntegrationService
@@ -49,6 +50,7 @@ from server.rpc.pipeline import Deserializer, Pipeline
 from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
+from server.rpc.transport import ServerCertificates, TlsFiles, UnusableCertificate
 from server.sealing import KeyRing, KeyRingError
 from server.settings import GrpcSettings, ObjectsSettings, Settings
 from server.statistics.aggregator import Aggregator
@@ -371,15 +373,30 @@ def _keyring(settings: Settings) -> KeyRing:
 
 def _bind(server: grpc.aio.Server, settings: GrpcSettings) -> int:
     address = f"{settings.host}:{settings.port}"
+    credentials = _credentials(settings)
     try:
-        if settings.tls_certificate and settings.tls_key:
-            pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-            return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError:
         raise StartError(f"cannot listen on {address}: is another server running there?") from None
-    except OSError as error:
-        raise StartError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _credentials(settings: GrpcSettings) -> grpc.ServerCredentials | None:
+    """What the port encrypts with; None for plaintext, where that is allowed."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate and key:
+        try:
+            return ServerCertificates(TlsFiles(certificate, key, settings.tls_client_ca)).credentials()
+        except UnusableCertificate as error:
+            raise StartError(str(error)) from None
+    if certificate or key or settings.tls_client_ca:
+        raise StartError("TLS needs both MRM_GRPC__TLS_CERTIFICATE and MRM_GRPC__TLS_KEY")
+    if not settings.allow_plaintext and not is_local(f"{settings.host}:{settings.port}"):
+        raise StartError(
+            f"refusing to serve in the clear on {settings.host}, where other machines can listen in: set "
+            "MRM_GRPC__TLS_CERTIFICATE and MRM_GRPC__TLS_KEY, or MRM_GRPC__ALLOW_PLAINTEXT=true if something in front "
+            "encrypts"
+        )
+    return None
 
 
 def _postgres_probe(database: Database) -> Callable[[], Awaitable[None]]:

@@ -23,6 +23,12 @@ class GrpcSettings(BaseModel):
     reflection: bool = Field(True, description="Whether grpcurl may list services")
     tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; plaintext if unset")
     tls_key: Path | None = Field(None, description="PEM file with the private key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with authorities: every client must show a certificate of one of them (mTLS)"
+    )
+    allow_plaintext: bool = Field(
+        False, description="Serve in the clear to other machines too, behind something that encrypts"
+    )
     drain_delay: float = Field(
         1.0, ge=0, le=300, description="Pause between NOT_SERVING and refusing calls: balancers look away meanwhile"
     )

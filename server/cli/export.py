@@ -61,6 +61,9 @@ def export(
     token_file: remote.TokenFile = None,
     tls: remote.Tls = None,
     ca_file: remote.CaFile = None,
+    certificate: remote.Certificate = None,
+    key: remote.Key = None,
+    server_name: remote.ServerName = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Export a client's figures into a Parquet, Arrow or CSV file, one row for each campaign and day or hour.
@@ -70,13 +73,14 @@ def export(
     campaign's currency; times are UTC.
     """
     remote.quiet_grpc()
+    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
 
     async def command() -> None:
         if (file is None) == (to_objects is None):
             raise CommandFailed("name exactly one of --out and --to-objects")
         if file is not None and file.suffix not in _SINKS:
             raise CommandFailed(f"--out must end with one of {', '.join(_SINKS)}")
-        async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir) as channel:
+        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
             days = (first.date(), last.date())
             started = time.monotonic()
             if file is None:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from server.cli import runfile
+import mrm_client
+from server.cli import remote, runfile
 from server.cli.console import CommandFailed, run, say
-from server.cli.remote import DEFAULT_TARGET, CaFile, Target, Tls
+from server.cli.remote import DEFAULT_TARGET, Encryption
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 _SECONDS = 4.0
@@ -16,33 +17,49 @@ _SECONDS = 4.0
 
 def health(
     service: Annotated[str, typer.Argument(help="Full name of a service; the whole server if left out.")] = "",
-    target: Target = None,
-    tls: Tls = None,
-    ca_file: CaFile = None,
+    target: remote.Target = None,
+    tls: remote.Tls = None,
+    ca_file: remote.CaFile = None,
+    certificate: remote.Certificate = None,
+    key: remote.Key = None,
+    server_name: remote.ServerName = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Ask a server whether it serves; exit status 0 if it does.
 
-    Needs no credentials, so that a container's health check can use it.
+    Needs no token. In the environment of a server that encrypts (MRM_GRPC__TLS_CERTIFICATE) it trusts exactly that
+    server's certificate, so that a container's health check is the same with TLS and without.
     """
     found = None if target else runfile.read(data_dir)
     address = target or (found.target if found else DEFAULT_TARGET)
-    run(_health(service, address, tls, ca_file.read_bytes() if ca_file else None))
+    run(_health(service, address, Encryption(tls, ca_file, certificate, key, server_name)))
 
 
-async def _health(service: str, address: str, tls: bool | None, authorities: bytes | None) -> None:
-    import grpc
+def _own(given: Encryption) -> Encryption:
+    """What it takes to call the server of this very environment, whatever name its certificate is for."""
+    from server.rpc.transport import UnusableCertificate, names_of
+    from server.settings import Settings
+
+    settings = Settings().grpc
+    if settings.tls_certificate is None:
+        return given
+    try:
+        names = names_of(settings.tls_certificate)
+    except UnusableCertificate as error:
+        raise CommandFailed(str(error)) from None
+    certificate, key = given.certificate, given.key
+    if settings.tls_client_ca is not None and certificate is None:
+        certificate, key = settings.tls_certificate, settings.tls_key
+    name = names[0].replace("*", "health", 1) if names else ""
+    return Encryption(True, settings.tls_certificate, certificate, key, name)
+
+
+async def _health(service: str, address: str, encryption: Encryption) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    import mrm_client
-
-    encrypted = tls if tls is not None else bool(authorities) or not mrm_client.is_local(address)
-    channel = (
-        grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authorities))
-        if encrypted
-        else grpc.aio.insecure_channel(address)
-    )
-    async with channel:
+    if not encryption.names_server and mrm_client.is_local(address):
+        encryption = _own(encryption)
+    async with remote.connect(address, "", encryption) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         reply = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=_SECONDS)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)

@@ -62,6 +62,9 @@ def ingest(
     token_file: remote.TokenFile = None,
     tls: remote.Tls = None,
     ca_file: remote.CaFile = None,
+    certificate: remote.Certificate = None,
+    key: remote.Key = None,
+    server_name: remote.ServerName = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Append a file of events to a client's statistics; safe to repeat, and resumes where it stopped.
@@ -74,13 +77,14 @@ def ingest(
     of them and nothing is sent.
     """
     remote.quiet_grpc()
+    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
 
     async def command() -> None:
         source = RowFile.open(file)
         reader = EventReader(source.sha256, _zone(time_zone))
         checked = await _check(source, reader)
         _report(checked, max_errors)
-        async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir) as channel:
+        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
             await _probe(channel, client, checked)
             await _send(channel, client, stream or f"file-{source.sha256[:32]}", source, reader, checked, patience)
 

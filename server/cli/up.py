@@ -44,7 +44,7 @@ async def _up(data_dir: Path, host: str | None, port: int | None) -> None:
         if out.is_terminal:
             stack.enter_context(log_to(data_dir / "logs" / "server.log"))
         async with everything(settings, data_dir) as (engines, application):
-            _greet(data_dir, _target(settings, application))
+            _greet(data_dir, _target(settings, application), settings.grpc.tls_certificate is not None)
             if out.is_terminal:
                 shown = _Status(engines, _target(settings, application))
                 stack.enter_context(
@@ -102,10 +102,11 @@ def _target(settings: Settings, application: Application) -> str:
     return f"{host}:{application.port}"
 
 
-def _greet(data_dir: Path, target: str) -> None:
+def _greet(data_dir: Path, target: str, encrypted: bool) -> None:
+    plain = "" if encrypted else "-plaintext "
     say(f"[bold]serving on {target}[/], data in {data_dir}")
     say("  first administrator:  mrm admin create --email you@example.com", style="dim")
-    say(f"  what there is to call: grpcurl -plaintext {target} list", style="dim")
+    say(f"  what there is to call: grpcurl {plain}{target} list", style="dim")
     say("  Ctrl-C stops everything", style="dim")
 
 

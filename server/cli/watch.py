@@ -49,6 +49,9 @@ def watch(
     token_file: remote.TokenFile = None,
     tls: remote.Tls = None,
     ca_file: remote.CaFile = None,
+    certificate: remote.Certificate = None,
+    key: remote.Key = None,
+    server_name: remote.ServerName = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show a client's figures live: a table on a terminal, a line per change elsewhere.
@@ -56,9 +59,10 @@ def watch(
     Survives restarts of the server. "age" is how old the figures are. Ctrl-C ends it.
     """
     remote.quiet_grpc()
+    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
 
     async def command() -> None:
-        async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir, watch=True) as channel:
+        async with remote.open_channel(target, token, token_file, encryption, data_dir, watch=True) as channel:
             await _watch(channel, client, window, once, patience)
 
     run(command())

@@ -42,6 +42,12 @@ async def test_a_token_never_leaves_the_machine_in_the_clear() -> None:
         pass
 
 
+async def test_a_client_certificate_needs_its_key(tmp_path: Path) -> None:
+    for half in ({"client_certificate": tmp_path / "c"}, {"client_key": tmp_path / "k"}):
+        with pytest.raises(ValueError, match="needs its key"):
+            mrm_client.channel("example.test:50051", "secret", **half)
+
+
 def test_the_client_imports_nothing_of_the_server() -> None:
     code = (
         "import sys, mrm_client; sys.exit(any(m.split('.')[0] in ('server', 'storage', 'redis') for m in sys.modules))"
