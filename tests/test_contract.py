@@ -54,6 +54,16 @@ def test_every_rpc_declares_a_policy(method: MethodDescriptor) -> None:
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
+def test_every_mutation_can_be_retried(method: MethodDescriptor) -> None:
+    replayed = read_policy(method).idempotency == "REQUEST_ID"
+    assert ("request_id" in method.input_type.fields_by_name) == replayed
+    if method.name.startswith("Update"):
+        resource = method.input_type.fields[0].message_type
+        assert "etag" in resource.fields_by_name
+        assert "update_mask" in method.input_type.fields_by_name
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
 def test_every_list_pages(method: MethodDescriptor) -> None:
     if method.name.startswith("List"):
         assert {"page_size", "page_token"} <= set(method.input_type.fields_by_name)

@@ -75,9 +75,9 @@ class SessionService:
 
     async def Login(self, request: pb.LoginRequest, call: Call) -> pb.LoginResponse:
         """Exchanges e-mail and password for a session. Fails closed: without Redis nobody signs in."""
-        refuse_if_limited(
-            await self._limiter.hit(login_subject(call.peer, request.email), LOGIN_ENDPOINT, self._attempts)
-        )
+        limit = await self._limiter.hit(login_subject(call.peer, request.email), LOGIN_ENDPOINT, self._attempts)
+        call.note_limit(limit)
+        refuse_if_limited(limit)
         user = await users.by_email(self._database, request.email)
         stored = user.password_hash if user and user.status == "active" else None
         if not await self._passwords.verify(stored, request.password) or user is None or stored is None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from storage.postgres.database import Transaction
+from storage.redis.limits import RateState
 from storage.scope import Scope
 
 Request = TypeVar("Request")
@@ -62,12 +63,15 @@ class Call:
         request_id: Id of this call in logs, replies and audit records.
         principal: Who calls.
         peer: Network address of the caller.
+        note_limit: Tells the caller what is left of a limit that the method itself counts, as sign-in does; the others
+            are told already.
     """
 
     method: str
     request_id: str
     principal: Principal
     peer: str = ""
+    note_limit: "Callable[[RateState], None]" = field(default=lambda state: None, kw_only=True)
 
     @property
     def scope(self) -> Scope:

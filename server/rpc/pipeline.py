@@ -7,6 +7,7 @@ Nested interceptors would cost several coroutines per call; here each method's s
 
 import asyncio
 import hashlib
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from uuid_utils.compat import UUID, uuid7
 
 from server.rpc import logs, rights
 from server.rpc.auditing import Actor, is_secret, recorder
-from server.rpc.auth import Admission, Authenticator
+from server.rpc.auth import Authenticator
 from server.rpc.call import ANONYMOUS, Call, Mutation, Principal, StreamCall
 from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, NotFound, Unavailable
 from server.rpc.policy import Policy, read_policy
@@ -32,6 +33,7 @@ from server.rpc.validation import validate
 from storage import deadline as store_deadline
 from storage.postgres import idempotency
 from storage.postgres.database import Database, Transaction
+from storage.redis.limits import RateState
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -153,7 +155,9 @@ class Pipeline:
                     try:
                         if method.policy.idempotency == "REQUEST_ID":
                             return await self._mutate(method, request, principal, trace)
-                        call = Call(method.full_name, trace.request_id, principal, trace.peer)
+                        call = Call(
+                            method.full_name, trace.request_id, principal, trace.peer, note_limit=trace.note_limit
+                        )
                         return await method.run(request, call)
                     except NotFound as error:
                         permission = method.policy.permission
@@ -230,15 +234,10 @@ class Pipeline:
     async def _admit(self, method: Method, context: Context, trace: "Trace") -> Principal:
         """Credentials, rate limit, right: all that is decided before the request is looked at."""
         if method.policy.permission == "PUBLIC":
-            context.set_trailing_metadata((("x-request-id", trace.request_id),))
             return ANONYMOUS
-        try:
-            admission = await self._authenticator.admit(trace.authorization, method.endpoint, method.policy.rate_class)
-        except DomainError as error:
-            context.set_trailing_metadata((("x-request-id", trace.request_id), *_limit_metadata(error)))
-            raise
+        admission = await self._authenticator.admit(trace.authorization, method.endpoint, method.policy.rate_class)
         trace.principal = admission.principal
-        context.set_trailing_metadata(_trailer(trace.request_id, admission))
+        trace.tell(admission.limit, admission.remaining, admission.reset_seconds)
         return rights.admit(admission.principal, method.policy)
 
     async def _mutate(self, method: Method, request: Any, principal: Principal, trace: "Trace") -> Any:
@@ -283,7 +282,8 @@ class Pipeline:
                 authorization = value if isinstance(value, str) else ""
             elif name == "x-request-id" and isinstance(value, str) and _REQUEST_ID.match(value):
                 given_id = value
-        trace = Trace(method, given_id or uuid7().hex, authorization, context.peer())
+        trace = Trace(method, given_id or uuid7().hex, authorization, context)
+        context.set_trailing_metadata(trace.trailer)
         logs.bind_request(trace.request_id)
         return trace
 
@@ -307,8 +307,12 @@ class Pipeline:
         trace.code, trace.reason = error.code, error.reason
         if error.code == "INTERNAL":
             self._log.error("call_failed", method=trace.method.full_name, request_id=trace.request_id, exc_info=cause)
-        # abort raises an Exception by which grpc recognises an ended call; nothing may run or catch after it.
-        await context.abort_with_status(rpc_status.to_status(to_status(error, trace.request_id)))
+        if error.reason == "RATE_LIMITED":
+            trace.tell(*(int(error.metadata[name]) for name in ("limit", "remaining", "reset")))
+        status = rpc_status.to_status(to_status(error, trace.request_id))
+        # grpc forgets the trailing metadata set before. abort raises an Exception by which it recognises an ended call;
+        # nothing may run or catch after it.
+        await context.abort(status.code, status.details, (*trace.trailer, *status.trailing_metadata))
 
     async def _cancelled(self, context: Context, trace: "Trace") -> None:
         """The caller went away, or something inside the handler was cancelled on its own.
@@ -325,17 +329,44 @@ class Pipeline:
 class Trace:
     """What is known of one running call."""
 
-    __slots__ = ("authorization", "code", "method", "peer", "principal", "reason", "request_id", "started")
+    __slots__ = (
+        "authorization",
+        "code",
+        "context",
+        "method",
+        "peer",
+        "principal",
+        "reason",
+        "request_id",
+        "started",
+        "trailer",
+    )
 
-    def __init__(self, method: Method, request_id: str, authorization: str, peer: str) -> None:
+    def __init__(self, method: Method, request_id: str, authorization: str, context: Context) -> None:
         self.method = method
         self.request_id = request_id
         self.authorization = authorization
-        self.peer = peer
+        self.context = context
+        self.peer = context.peer()
+        self.trailer: tuple[tuple[str, str], ...] = (("x-request-id", request_id),)
         self.principal = ANONYMOUS
         self.code = "OK"
         self.reason = ""
         self.started = time.perf_counter()
+
+    def tell(self, limit: int, remaining: int, reset_seconds: int) -> None:
+        """Puts what is left of a limit into the trailing metadata."""
+        self.trailer = (
+            ("x-request-id", self.request_id),
+            ("ratelimit-limit", str(limit)),
+            ("ratelimit-remaining", str(remaining)),
+            ("ratelimit-reset", str(reset_seconds)),
+        )
+        self.context.set_trailing_metadata(self.trailer)
+
+    def note_limit(self, state: RateState) -> None:
+        """As `tell`, for what a limit said."""
+        self.tell(state.limit, state.remaining, math.ceil(state.reset_seconds))
 
 
 def _method(descriptor: MethodDescriptor, servicers: Sequence[object]) -> Method:
@@ -370,21 +401,6 @@ def _without_secrets(response: Message, method: Method) -> bytes:
 
 def _request_hash(request: Message) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-
-
-def _trailer(request_id: str, admission: Admission) -> tuple[tuple[str, str], ...]:
-    return (
-        ("x-request-id", request_id),
-        ("ratelimit-limit", str(admission.limit)),
-        ("ratelimit-remaining", str(admission.remaining)),
-        ("ratelimit-reset", str(admission.reset_seconds)),
-    )
-
-
-def _limit_metadata(error: DomainError) -> tuple[tuple[str, str], ...]:
-    if error.reason != "RATE_LIMITED":
-        return ()
-    return tuple((f"ratelimit-{name}", error.metadata[name]) for name in ("limit", "remaining", "reset"))
 
 
 def _tolerant(parse: Deserializer) -> Deserializer:
