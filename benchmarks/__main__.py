@@ -19,6 +19,7 @@ NAMES = (
     "small_appends",
     "vs_fastapi_ingest",
     "unary",
+    "mutation",
     "vs_fastapi_unary",
     "query_daily",
     "export_arrow",
