@@ -57,6 +57,9 @@ def import_(
     token_file: remote.TokenFile = None,
     tls: remote.Tls = None,
     ca_file: remote.CaFile = None,
+    certificate: remote.Certificate = None,
+    key_file: remote.Key = None,
+    server_name: remote.ServerName = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Import a Parquet or Arrow file of events or of hourly or daily figures; safe to repeat.
@@ -66,9 +69,10 @@ def import_(
     mrm.statistics.v1.StatisticsFileService` names the columns.
     """
     remote.quiet_grpc()
+    encryption = remote.Encryption(tls, ca_file, certificate, key_file, server_name)
 
     async def command() -> None:
-        async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir) as channel:
+        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
             stub = StatisticsFileServiceStub(channel)
             key = file if file.startswith("clients/") else await _upload(stub, client, Path(file))
             await _import(_caller(stub, client, key, rows, source, version), patience)
