@@ -41,6 +41,9 @@ def changes(
     token_file: remote.TokenFile = None,
     tls: remote.Tls = None,
     ca_file: remote.CaFile = None,
+    certificate: remote.Certificate = None,
+    key: remote.Key = None,
+    server_name: remote.ServerName = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show the record of changes, oldest first: a table on a terminal, a line per change elsewhere.
@@ -48,6 +51,7 @@ def changes(
     With --follow it goes on with a line per change and survives restarts of the server. Ctrl-C ends it.
     """
     remote.quiet_grpc()
+    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
     wanted = change_service_pb2.ChangeFilter(
         client_id=str(client or ""),
         project_id=str(project or ""),
@@ -58,7 +62,7 @@ def changes(
     )
 
     async def command() -> None:
-        async with remote.open_channel(target, token, token_file, tls, ca_file, data_dir) as channel:
+        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
             if follow:
                 await _follow(channel, wanted, limit, patience)
             else:
