@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mrm.common.v1 import time_pb2
 from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2
+from mrm_client.batches import varint
 from server.rpc import values
 from server.rpc.call import StreamCall
 from server.rpc.errors import Aborted, InvalidRequest, ResourceExhausted, Unavailable
@@ -50,21 +51,33 @@ _TURN_SECONDS = 20.0
 _LIMIT_CODES = frozenset({158, 241, 307, 396})
 _ROWS = statistics_service_pb2.EXPORT_FORMAT_ROWS
 
+_ARROW_FIELD, _ROWS_FIELD = (
+    bytes((Response.DESCRIPTOR.fields_by_name[name].number << 3 | 2,)) for name in ("arrow", "rows")
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Data of one message."""
+    """Data of one message.
+
+    Attributes:
+        rows: How many rows it has.
+        field: Tag of the field it belongs into.
+        pieces: The field's bytes. Rows in the framing of `ExportRows` that follow one another are the message of all.
+    """
 
     rows: int
-    arrow: bytes | None = None
-    messages: tuple[bytes, ...] = ()
+    field: bytes
+    pieces: tuple[bytes, ...]
 
-    def response(self) -> Response:
-        """The message, without its trailer."""
-        if self.arrow is not None:
-            return Response(row_count=self.rows, arrow=self.arrow)
-        # Concatenated rows are the rows of a message that is read from them.
-        return Response(row_count=self.rows, rows=statistics_service_pb2.ExportRows.FromString(b"".join(self.messages)))
+    def message(self, head: Response) -> bytes:
+        """The serialized message; the data is copied once, where a message object would copy it three times.
+
+        Args:
+            head: Everything beside the data.
+        """
+        head.row_count = self.rows
+        return b"".join((head.SerializeToString(), self.field, varint(sum(map(len, self.pieces))), *self.pieces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,31 +327,30 @@ class Exporter:
 
     async def _cut(self, batch: Batch, maker: "_RowMaker | None") -> AsyncGenerator[Part, None]:
         """A batch in parts that fit a message each."""
-        whole = self._reading.cutter.schema + batch.message + END
+        pieces = (self._reading.cutter.schema, batch.message, END)
         if maker is not None:
-            for part in await asyncio.to_thread(maker.parts, whole):
+            for part in await asyncio.to_thread(maker.parts, b"".join(pieces)):
                 yield part
-        elif len(whole) <= _MOST_BYTES:
-            yield Part(batch.rows, whole)
+        elif sum(map(len, pieces)) <= _MOST_BYTES:
+            yield Part(batch.rows, _ARROW_FIELD, pieces)
         else:
-            for part in await asyncio.to_thread(_smaller, whole):
+            for part in await asyncio.to_thread(_smaller, b"".join(pieces)):
                 yield part
 
     def _nothing(self, maker: "_RowMaker | None") -> Part:
-        return Part(0) if maker is not None else Part(0, self._reading.cutter.schema + END)
+        if maker is not None:
+            return Part(0, _ROWS_FIELD, ())
+        return Part(0, _ARROW_FIELD, (self._reading.cutter.schema, END))
 
     async def _send(self, part: Part, complete: bool) -> None:
         before, after = self._position, self._position.offset + part.rows
         self._position = Position(after, before.watermark, before.state)
-        message = part.response()
-        message.offset = before.offset
-        message.resume_token = self._tokens.seal(self._position)
-        message.complete = complete
+        head = Response(offset=before.offset, resume_token=self._tokens.seal(self._position), complete=complete)
         if before.watermark:
-            message.watermark_time.FromMilliseconds(before.watermark)
+            head.watermark_time.FromMilliseconds(before.watermark)
         try:
             async with asyncio.timeout(self._write_timeout):
-                await self._call.write(message)
+                await self._call.write(part.message(head))
         except TimeoutError:
             raise ResourceExhausted(
                 "the stream is not being read: read faster and resume", reason="READER_TOO_SLOW"
@@ -369,12 +381,12 @@ class _RowMaker:
             # One row in the framing of a field of `ExportRows`.
             data = statistics_service_pb2.ExportRows(rows=[self._row(*row)]).SerializeToString()
             if size + len(data) > _MOST_BYTES:
-                parts.append(Part(len(messages), None, tuple(messages)))
+                parts.append(Part(len(messages), _ROWS_FIELD, tuple(messages)))
                 messages, size = [], 0
             messages.append(data)
             size += len(data)
         if messages:
-            parts.append(Part(len(messages), None, tuple(messages)))
+            parts.append(Part(len(messages), _ROWS_FIELD, tuple(messages)))
         return parts
 
     def _row(
@@ -417,7 +429,7 @@ def _smaller(stream: bytes) -> list[Part]:
             writer.write_batch(batch)
         data = sink.getvalue()
         if data.size <= _MOST_BYTES or batch.num_rows == 1:
-            parts.append(Part(batch.num_rows, data.to_pybytes()))
+            parts.append(Part(batch.num_rows, _ARROW_FIELD, (data.to_pybytes(),)))
         else:
             half = batch.num_rows // 2
             waiting += [batch.slice(half), batch.slice(0, half)]

@@ -80,7 +80,8 @@ class ArrowCutter:
             self._needed += body
             if len(self._held) < self._needed:
                 return
-            message = bytes(self._held[: self._needed])
+            with memoryview(self._held) as held:
+                message = bytes(held[: self._needed])
             del self._held[: self._needed]
             self._needed = _PREFIX
             if kind == _IS_BATCH and self.schema:

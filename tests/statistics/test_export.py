@@ -56,11 +56,11 @@ class Reader:
     stop_after: int = 10**9
     on_message: Callable[[int], None] = lambda count: None
 
-    async def write(self, message: Any) -> None:
+    async def write(self, message: bytes) -> None:
         if len(self.messages) >= self.stop_after:
             await asyncio.Event().wait()
-        assert message.ByteSize() <= 2**20
-        self.messages.append(message)
+        assert len(message) <= 2**20
+        self.messages.append(pb.ExportStatisticsResponse.FromString(message))
         self.on_message(len(self.messages))
 
     def call(self, scope: Scope = EVERYTHING, principal_id: UUID = SOMEONE) -> StreamCall[Any, Any]:
