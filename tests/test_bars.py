@@ -1,4 +1,4 @@
-"""Behind the bars of the foundation: every benchmark measures what it says. (The demo's is in tests/cli.)
+"""Behind the bars: every benchmark measures what it says. (The demo's is in tests/cli.)
 
 `make test` runs short forms, which hold no figure against a bar: a shared machine would fail them for no reason.
 `make bars` runs the full ones (MRM_BARS=full), which do.
@@ -16,10 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FULL = os.environ.get("MRM_BARS") == "full"
-BENCHMARKS = ("ingest", "unary", "watch")
-FIGURES = {"ingest.append_events", "unary.get_campaign", "watch.latency.p50", "watch.latency.p99"}
-
-pytestmark = pytest.mark.bar_a
+# What to measure, and the figures it gives.
+FOUNDATION = (
+    ("ingest", "unary", "watch"),
+    {"ingest.append_events", "unary.get_campaign", "watch.latency.p50", "watch.latency.p99"},
+)
+ACCOUNTS = (("mutation",), {"mutation.idempotent"})
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -38,14 +40,21 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
 
 
 @pytest.mark.timeout(1200)
-async def test_every_figure_of_the_foundation_is_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("benchmarks", "figures"),
+    [
+        pytest.param(*FOUNDATION, marks=pytest.mark.bar_a, id="foundation"),
+        pytest.param(*ACCOUNTS, marks=pytest.mark.bar_c, id="accounts"),
+    ],
+)
+async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, ...], figures: set[str]) -> None:
     target = tmp_path / "results.json"
     scale = "1" if FULL else "0.1"
     _, output = await run(
         sys.executable,
         "-m",
         "benchmarks",
-        *BENCHMARKS,
+        *benchmarks,
         "--scale",
         scale,
         "--output",
@@ -54,7 +63,7 @@ async def test_every_figure_of_the_foundation_is_measured(tmp_path: Path) -> Non
         seconds=1100,
     )
     results = json.loads(target.read_text())
-    assert {result["name"] for result in results} == FIGURES, output
+    assert {result["name"] for result in results} == figures, output
     for result in results:
         assert set(result) == {"name", "value", "unit", "floor", "ratio", "bar", "ok", "scale"}
         assert result["value"] > 0
