@@ -20,6 +20,7 @@ from mrm.accounts.v1 import (
     api_key_service_pb2,
     client_service_pb2,
     integration_service_pb2,
+    permission_service_pb2,
     service_account_service_pb2,
     session_service_pb2,
 )
@@ -31,6 +32,7 @@ from mrm_client import is_local
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
 from server.accounts.integration_service import IntegrationService
+from server.accounts.permission_service import PermissionService
 from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import Passwords, SessionService
 from server.campaigns.campaign_service import CampaignService
@@ -91,6 +93,7 @@ SERVICES = (
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
     statistics_file_service_pb2.DESCRIPTOR.services_by_name["StatisticsFileService"],
+    permission_service_pb2.DESCRIPTOR.services_by_name["PermissionService"],
     project_team_service_pb2.DESCRIPTOR.services_by_name["ProjectTeamService"],
     integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
 )
@@ -215,6 +218,7 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "IntegrationService": [IntegrationService(database, pager, _keyring(settings), platforms, feed.announce)],
+            "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],

@@ -24,6 +24,7 @@ from mrm.accounts.v1 import (
     client_service_pb2,
     client_service_pb2_grpc,
     integration_service_pb2_grpc,
+    permission_service_pb2_grpc,
     service_account_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
@@ -82,6 +83,7 @@ class Caller:
     service_accounts: service_account_service_pb2_grpc.ServiceAccountServiceAsyncStub = field(init=False)
     clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
     integrations: integration_service_pb2_grpc.IntegrationServiceAsyncStub = field(init=False)
+    permissions: permission_service_pb2_grpc.PermissionServiceAsyncStub = field(init=False)
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
     benchmarks: benchmark_service_pb2_grpc.BenchmarkServiceAsyncStub = field(init=False)
     teams: project_team_service_pb2_grpc.ProjectTeamServiceAsyncStub = field(init=False)
@@ -97,6 +99,7 @@ class Caller:
         self.service_accounts = service_account_service_pb2_grpc.ServiceAccountServiceStub(channel)
         self.clients = client_service_pb2_grpc.ClientServiceStub(channel)
         self.integrations = integration_service_pb2_grpc.IntegrationServiceStub(channel)
+        self.permissions = permission_service_pb2_grpc.PermissionServiceStub(channel)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.benchmarks = benchmark_service_pb2_grpc.BenchmarkServiceStub(channel)
         self.teams = project_team_service_pb2_grpc.ProjectTeamServiceStub(channel)

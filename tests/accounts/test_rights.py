@@ -10,7 +10,9 @@ import grpc
 import pytest
 
 from mrm.accounts.v1 import api_key_service_pb2, client_service_pb2
+from mrm.accounts.v1 import permission_service_pb2 as permission_pb
 from mrm.campaigns.v1 import campaign_service_pb2
+from mrm.common.v1 import options_pb2
 from mrm.planning.v1 import project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.accounts.permissions import PROJECT_ROLES, ROLE_PERMISSIONS
@@ -150,6 +152,33 @@ async def outcome(call: Awaitable[object]) -> str:
     return "OK"
 
 
+RIGHT_OF = {
+    "UpdateProject": "PROJECTS_WRITE",
+    "AddProjectMember": "PROJECTS_WRITE",
+    "CreateCampaign": "CAMPAIGNS_WRITE",
+    "UpdateCampaign": "CAMPAIGNS_WRITE",
+}
+
+
+async def check(caller: Caller, right: str, **target: str) -> permission_pb.CheckPermissionResponse:
+    """What PermissionService says to a right on a target."""
+    request = permission_pb.CheckPermissionRequest(permission=f"PERMISSION_{right}", **target)  # type: ignore[arg-type]
+    return await caller.permissions.CheckPermission(request, metadata=caller.auth)
+
+
+async def listed(caller: Caller, project_id: str = "") -> set[str]:
+    """Names of the rights that PermissionService lists, page by page."""
+    request, names = permission_pb.ListMyPermissionsRequest(project_id=project_id, page_size=3), set()
+    while True:
+        reply = await caller.permissions.ListMyPermissions(request, metadata=caller.auth)
+        page = {options_pb2.Permission.Name(number).removeprefix("PERMISSION_") for number in reply.permissions}
+        assert not names & page
+        names |= page
+        if not reply.next_page_token:
+            return names
+        request.page_token = reply.next_page_token
+
+
 async def target_of(world: World, client_id: str) -> Target:
     project = await world.project(client_id)
     campaign = await world.campaign(project.project_id)
@@ -195,6 +224,11 @@ async def test_a_place_in_the_team_gives_the_rights_of_its_role_and_letter(
             await place(world, analyst, target, role, letter)
             for name, (may, act) in IN_PROJECTS.items():
                 allowed = role in may and letter in "RA"
+                told = await check(analyst, RIGHT_OF[name], project_id=target.project_id)
+                assert told.allowed == allowed
+                assert (told.because == permission_pb.PERMISSION_BASIS_LETTER_TOO_LOW) == (
+                    role in may and letter in "CI"
+                )
                 assert await outcome(act(analyst, target)) == ("OK" if allowed else "PERMISSION_DENIED"), (
                     role, letter, name,
                 )  # fmt: skip
@@ -244,3 +278,39 @@ def test_the_matrix_holds_for_rights_whose_rpcs_are_others_tests() -> None:
         "CLIENTS_PURGE": {"admin"},
         "CHANGES_READ": set(ROLES),
     }
+
+
+async def test_a_caller_learns_its_rights_and_what_they_rest_on(world: World, people: dict[str, Caller]) -> None:
+    target = await target_of(world, (await world.client()).client_id)
+    analyst, admin = people["analyst"], people["admin"]
+    key = await world.key([target.client_id], options_pb2.PERMISSION_CAMPAIGNS_READ)
+    await place(world, analyst, target, "specialist", "A")
+    basis = permission_pb.PermissionBasis
+    for caller, right, on, because in (
+        (analyst, "CAMPAIGNS_WRITE", {"campaign_id": target.campaign_id}, basis.PERMISSION_BASIS_PROJECT_TEAM),
+        (analyst, "MEDIA_PLANS_APPROVE", {"project_id": target.project_id}, basis.PERMISSION_BASIS_PROJECT_TEAM),
+        (analyst, "PROJECTS_WRITE", {"project_id": target.project_id}, basis.PERMISSION_BASIS_NOT_HELD),
+        (analyst, "CAMPAIGNS_WRITE", {}, basis.PERMISSION_BASIS_NOT_HELD),
+        (analyst, "CAMPAIGNS_READ", {}, basis.PERMISSION_BASIS_ROLE),
+        (admin, "CLIENTS_PURGE", {"client_id": target.client_id}, basis.PERMISSION_BASIS_ROLE),
+        (admin, "STATISTICS_INGEST", {"client_id": target.client_id}, basis.PERMISSION_BASIS_NOT_HELD),
+        (key, "CAMPAIGNS_READ", {"campaign_id": target.campaign_id}, basis.PERMISSION_BASIS_API_KEY),
+        (key, "CAMPAIGNS_WRITE", {"campaign_id": target.campaign_id}, basis.PERMISSION_BASIS_NOT_HELD),
+    ):
+        told = await check(caller, right, **on)
+        assert (told.because, told.allowed) == (because, because in (1, 2, 3)), (right, on)
+    assert await listed(people["pm"]) == ROLE_PERMISSIONS["pm"]
+    assert await listed(admin, target.project_id) == ROLE_PERMISSIONS["admin"]
+    assert await listed(key, target.project_id) == {"CAMPAIGNS_READ"}
+    assert await listed(analyst, target.project_id) == {
+        "PROJECTS_READ", "MEDIA_PLANS_READ", "CAMPAIGNS_READ", "STATISTICS_READ", "CHANGES_READ",
+        "CAMPAIGNS_WRITE", "MEDIA_PLANS_APPROVE", "PROJECTS_TRANSFER",
+    }  # fmt: skip
+
+
+async def test_asking_about_a_right_reveals_nothing(world: World, people: dict[str, Caller]) -> None:
+    target, stranger = await target_of(world, (await world.client()).client_id), await world.user("pm")
+    for name in ("client_id", "project_id", "campaign_id"):
+        for value in (getattr(target, name), str(uuid4())):
+            assert await outcome(check(stranger, "CAMPAIGNS_WRITE", **{name: value})) == "NOT_FOUND"
+    assert await outcome(listed(stranger, target.project_id)) == "NOT_FOUND"
