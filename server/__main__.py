@@ -2,7 +2,22 @@
 
 import typer
 
-from server.cli import admin, changes, demo, export, files, health, ingest, keys, migrate, seed, serve, up, watch
+from server.cli import (
+    admin,
+    changes,
+    demo,
+    export,
+    files,
+    health,
+    ingest,
+    keys,
+    migrate,
+    seed,
+    serve,
+    sessions,
+    up,
+    watch,
+)
 
 app = typer.Typer(
     name="mrm",
@@ -18,6 +33,7 @@ app.add_typer(migrate.commands, name="migrate")
 app.add_typer(admin.commands, name="admin")
 app.add_typer(seed.commands, name="seed")
 app.add_typer(keys.commands, name="keys")
+app.add_typer(sessions.commands, name="sessions")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(changes.changes)

@@ -23,6 +23,7 @@ from mrm.accounts.v1 import (
     permission_service_pb2,
     service_account_service_pb2,
     session_service_pb2,
+    user_service_pb2,
 )
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.operations.v1 import change_service_pb2
@@ -32,9 +33,11 @@ from mrm_client import is_local
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
 from server.accounts.integration_service import IntegrationService
+from server.accounts.passwords import Passwords
 from server.accounts.permission_service import PermissionService
 from server.accounts.service_account_service import ServiceAccountService
-from server.accounts.session_service import Passwords, SessionService
+from server.accounts.session_service import SessionService
+from server.accounts.user_service import UserService
 from server.campaigns.campaign_service import CampaignService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
@@ -47,6 +50,7 @@ from server.platforms.https import PlatformHttp
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.cleanup import ReplyCleaner
+from server.rpc.fences import SessionFences
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import Pager
 from server.rpc.pipeline import Deserializer, Pipeline
@@ -96,6 +100,7 @@ SERVICES = (
     permission_service_pb2.DESCRIPTOR.services_by_name["PermissionService"],
     project_team_service_pb2.DESCRIPTOR.services_by_name["ProjectTeamService"],
     integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
+    user_service_pb2.DESCRIPTOR.services_by_name["UserService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -182,16 +187,20 @@ class Application:
         await set_durability(clickhouse, settings.clickhouse.fsync_after_insert)
 
         sessions, limiter = SessionStore(redis, settings.auth.session_ttl), RateLimiter(redis)
-        authenticator = Authenticator(sessions, limiter, database, settings.auth)
+        fences = SessionFences(
+            background, settings.auth.session_ttl, settings.auth.session_poll, lambda: self._streams.wake()
+        )
+        authenticator = Authenticator(sessions, fences, limiter, database, settings.auth)
         self._streams = StreamRegistry(authenticator.alive, settings.watch.recheck)
         signals = await self._opened(_signals(settings))
         feed = ChangeFeed(background, signals, settings.watch, self._streams.draining)
+        await fences.read()
         self._pipeline = Pipeline(authenticator, database, self._streams, feed.announce)
         configured = settings.auth.token_key
         key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
         codec = TokenCodec(key)
         pager = Pager(codec)
-        passwords = Passwords()
+        passwords = Passwords(settings.auth.password_memory, settings.auth.password_passes)
         objects = self._objects(settings.objects)
         probes = {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping}
         if objects is not None:
@@ -222,7 +231,7 @@ class Application:
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
-            "SessionService": [SessionService(database, sessions, limiter, passwords, settings.auth.limit_login)],
+            "SessionService": [SessionService(database, sessions, fences, limiter, passwords, pager, settings.auth)],
             "StatisticsFileService": [
                 FileRpcs(files, database, clickhouse, codec, settings.watch),
                 ImportRpcs(files, ingestor, directory, snapshots, codec, settings.watch),
@@ -235,6 +244,7 @@ class Application:
                 QueryRpcs(database, clickhouse, settings.query),
                 WatchRpcs(database, hub, codec, settings.watch),
             ],
+            "UserService": [UserService(database, sessions, limiter, passwords, pager, settings.auth)],
         }
         for service in SERVICES:
             self._pipeline.register(server, service, servicers[service.name], _DESERIALIZERS.get(service.name))
@@ -250,7 +260,7 @@ class Application:
         await self._health.check()
         self._background(self._health.run)
         self._background(self._streams.run)
-        for task in (ReplyCleaner(background), relay, aggregator, hub, feed):
+        for task in (ReplyCleaner(background), relay, aggregator, hub, feed, fences):
             self._background(task.run)
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)

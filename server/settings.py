@@ -87,7 +87,12 @@ class AuthSettings(BaseModel):
     token_key: SecretStr | None = Field(
         None, description="Key that authenticates page and resume tokens; kept in PostgreSQL if unset"
     )
+    session_poll: PositiveSeconds = Field(0.3, description="How often each process asks which sessions have ended")
+    reset_ttl: timedelta = Field(timedelta(hours=1), description="How long a password reset token works")
+    password_memory: int = Field(65536, ge=8, description="Memory of one password hash (argon2id) in KiB")
+    password_passes: int = Field(3, ge=1, le=100, description="Passes of one password hash over that memory")
     limit_login: int = Field(20, ge=1, description="Sign-in attempts an hour per peer address and e-mail")
+    limit_login_address: int = Field(300, ge=1, description="Sign-in attempts an hour per peer address, of all e-mails")
     limit_light: int = Field(3600, ge=1, description="Light calls an hour per caller and RPC")
     limit_heavy: int = Field(600, ge=1, description="Heavy calls an hour per caller and RPC")
     limit_ingest: int = Field(36000, ge=1, description="IngestEvents calls an hour per caller")

@@ -28,6 +28,7 @@ from mrm.accounts.v1 import (
     service_account_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
+    user_service_pb2_grpc,
 )
 from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from mrm.common.v1 import options_pb2, platform_pb2
@@ -53,7 +54,6 @@ from tests.platforms import FakePlatforms
 from tests.s3 import S3Server
 
 PASSWORD = "correct horse battery staple"
-# Full strength is tested on its own; here it would only cost seconds.
 KEYRING = new_entry("of-tests")
 PASSWORD_HASH = PasswordHasher.from_parameters(CHEAPEST).hash(PASSWORD)
 
@@ -68,6 +68,10 @@ def settings_for(connections: Connections) -> Settings:
     settings.logging.level = "ERROR"
     settings.grpc.drain_delay = 0.0
     settings.secrets.keyring = SecretStr(KEYRING)
+    # Full strength is tested on its own; here it would only cost seconds.
+    settings.auth.password_memory, settings.auth.password_passes = 64, 1
+    # All tests sign in from one address.
+    settings.auth.limit_login_address = 1_000_000
     return settings
 
 
@@ -79,6 +83,7 @@ class Caller:
     token: str = ""
     user_id: UUID | None = None
     sessions: session_service_pb2_grpc.SessionServiceAsyncStub = field(init=False)
+    users: user_service_pb2_grpc.UserServiceAsyncStub = field(init=False)
     api_keys: api_key_service_pb2_grpc.ApiKeyServiceAsyncStub = field(init=False)
     service_accounts: service_account_service_pb2_grpc.ServiceAccountServiceAsyncStub = field(init=False)
     clients: client_service_pb2_grpc.ClientServiceAsyncStub = field(init=False)
@@ -95,6 +100,7 @@ class Caller:
     def __post_init__(self) -> None:
         channel = self.channel
         self.sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+        self.users = user_service_pb2_grpc.UserServiceStub(channel)
         self.api_keys = api_key_service_pb2_grpc.ApiKeyServiceStub(channel)
         self.service_accounts = service_account_service_pb2_grpc.ServiceAccountServiceStub(channel)
         self.clients = client_service_pb2_grpc.ClientServiceStub(channel)

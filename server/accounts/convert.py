@@ -1,10 +1,13 @@
 """Rows of the accounts domain as messages, and back."""
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from google.protobuf import json_format
 
-from mrm.accounts.v1 import api_key_pb2, client_pb2, integration_pb2, service_account_pb2, user_pb2
+from mrm.accounts.v1 import api_key_pb2, client_pb2, integration_pb2, service_account_pb2, session_pb2, user_pb2
 from mrm.common.v1 import options_pb2
 from server.rpc.values import EnumWords, etag, timestamp
 from storage.postgres.api_keys import ApiKey
@@ -12,6 +15,7 @@ from storage.postgres.clients import Client, Member
 from storage.postgres.integrations import Integration
 from storage.postgres.service_accounts import ServiceAccount
 from storage.postgres.users import User
+from storage.redis.sessions import Session
 
 ROLES = EnumWords(user_pb2.UserRole, "USER_ROLE_")
 USER_STATUSES = EnumWords(user_pb2.UserStatus, "USER_STATUS_")
@@ -28,17 +32,63 @@ _SETTINGS = {
 _SETTINGS_KEYS = frozenset(key for key, _ in _SETTINGS.values())
 
 
+# What a deletion erases. The record of changes cannot be erased from, so it never holds these.
+PERSONAL = ("email", "first_name", "last_name")
+
+
 def user(row: User) -> user_pb2.User:
     """A user without anything secret."""
     return user_pb2.User(
         user_id=str(row.id),
-        email=row.email,
+        email="" if row.status == "deleted" else row.email,
         first_name=row.first_name,
         last_name=row.last_name,
         role=ROLES.number(row.role),
         status=USER_STATUSES.number(row.status),
         create_time=timestamp(row.created_at),
         last_login_time=timestamp(row.last_login_at),
+        etag=etag(row.revision),
+        update_time=timestamp(row.updated_at),
+    )
+
+
+def recorded_user(row: User, before: User | None = None) -> user_pb2.User:
+    """A user as the record of changes shows it: whether personal fields are set and have changed, not what they say."""
+    message, old = user(row), None if before is None else user(before)
+    for name in PERSONAL:
+        value = getattr(message, name)
+        changed = old is not None and getattr(old, name) != value
+        setattr(message, name, ("withheld, changed" if changed else "withheld") if value else "")
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session and the id that callers know it by, which grows with the time of the sign-in.
+
+    Attributes:
+        token_digest: SHA-256 of the token in hexadecimal.
+    """
+
+    id: UUID
+    token_digest: str
+    session: Session
+
+    @classmethod
+    def of(cls, token_digest: str, session: Session) -> "OpenSession":
+        """The session with its id: the microsecond it began in, then half as many bits of the digest as make a UUID."""
+        begun = round(session.created_at * 1_000_000)
+        return cls(UUID(int=begun << 64 | int(token_digest[:16], 16)), token_digest, session)
+
+
+def session(row: OpenSession, current: str) -> session_pb2.Session:
+    """A session; `current` is the digest of the session that asks."""
+    return session_pb2.Session(
+        session_id=str(row.id),
+        user_id=str(row.session.user_id),
+        create_time=timestamp(datetime.fromtimestamp(row.session.created_at, UTC)),
+        expire_time=timestamp(datetime.fromtimestamp(row.session.expire_time, UTC)),
+        current=row.token_digest == current,
     )
 
 

@@ -14,9 +14,6 @@ from server.settings import Settings
 
 commands = typer.Typer(help="Manage administrators, directly in PostgreSQL.", no_args_is_help=True)
 
-_SHORTEST_PASSWORD = 8
-_LONGEST_PASSWORD = 1024
-
 
 @commands.callback()
 def admin() -> None:
@@ -51,22 +48,28 @@ async def create_admin(settings: Settings, email: str, password: str) -> str:
         CommandFailed: The e-mail or password will not do, or the e-mail is taken.
     """
     from server.accounts import convert
-    from server.accounts.session_service import Passwords
+    from server.accounts.passwords import Passwords, check_password
     from server.rpc.auditing import SYSTEM, recorder
     from server.rpc.call import AuditEntry
+    from server.rpc.errors import InvalidRequest
     from storage.errors import Conflict
     from storage.postgres import users
     from storage.postgres.audit import Cause
     from storage.postgres.database import Database
 
-    _check(email, password)
+    _check(email)
+    try:
+        check_password(password, email, "password")
+    except InvalidRequest as error:
+        raise CommandFailed(f"the password {error.violations[0].description}") from None
+    hashing = Passwords(settings.auth.password_memory, settings.auth.password_passes)
     database = await Database.open(settings.postgres.dsn.get_secret_value(), min_size=1, max_size=1)
     try:
-        password_hash = await Passwords().hash(password)
+        password_hash = await hashing.hash(password)
         async with database.transaction("create_admin") as tx:
             user = await users.create(tx, email=email, password_hash=password_hash, role="admin")
             record = recorder(tx, SYSTEM, cause=Cause("operator", description="mrm admin create"))
-            await record(AuditEntry("create", "user", user.id, None, None, None, convert.user(user)))
+            await record(AuditEntry("create", "user", user.id, None, None, None, convert.recorded_user(user)))
     except Conflict:
         raise CommandFailed(f"there is a user {email} already") from None
     finally:
@@ -74,12 +77,10 @@ async def create_admin(settings: Settings, email: str, password: str) -> str:
     return str(user.id)
 
 
-def _check(email: str, password: str) -> None:
+def _check(email: str) -> None:
     name, _, domain = email.strip().partition("@")
     if not name or "." not in domain or len(email) > 255 or any(character.isspace() for character in email.strip()):
         raise CommandFailed("--email is not an e-mail address")
-    if not _SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
-        raise CommandFailed(f"the password must have {_SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} characters")
 
 
 def _password(file: Path | None) -> str:

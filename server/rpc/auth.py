@@ -1,7 +1,8 @@
 """Turns the credentials of a call into a principal and counts the call against its limit.
 
-A session and its limit are one round trip to Redis, made on every call, so that a revoked session is dead at once. API
-keys live in PostgreSQL and keep working while Redis is down, then without limits.
+A session and its limit are one round trip to Redis, made on every call, so that a revoked session is dead at once. What
+Redis says is held against what PostgreSQL has ended, of which each process keeps a copy (`server.rpc.fences`). API keys
+live in PostgreSQL and keep working while Redis is down, then without limits.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from server.accounts.permissions import PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.rpc.call import Principal
 from server.rpc.errors import ResourceExhausted, Unauthenticated
+from server.rpc.fences import SessionFences
 from server.settings import AuthSettings
 from storage.errors import StoreUnavailable
 from storage.postgres import api_keys
@@ -53,18 +55,26 @@ class Authenticator:
 
     Args:
         sessions: Where sessions live.
+        fences: Knows which sessions have ended, whatever Redis says.
         limiter: Counts calls of API keys; sessions are counted together with their lookup.
         database: Where API keys live.
         settings: Limits per rate class.
     """
 
     def __init__(
-        self, sessions: SessionStore, limiter: RateLimiter, database: Database, settings: AuthSettings
+        self,
+        sessions: SessionStore,
+        fences: SessionFences,
+        limiter: RateLimiter,
+        database: Database,
+        settings: AuthSettings,
     ) -> None:
         self._sessions = sessions
+        self._fences = fences
         self._limiter = limiter
         self._database = database
         self._limits: Mapping[str, int] = {
+            "LOGIN": settings.limit_login,
             "LIGHT": settings.limit_light,
             "HEAVY": settings.limit_heavy,
             "INGEST": settings.limit_ingest,
@@ -101,6 +111,8 @@ class Authenticator:
         session, rate = found.session, found.rate
         if session is None or rate is None:
             raise _invalid()
+        if self._fences.ended(credential, session.user_id, session.created_at):
+            raise _invalid()
         refuse_if_limited(rate)
         principal = Principal(
             kind="user",
@@ -110,6 +122,7 @@ class Authenticator:
             credential=credential,
             role=session.role,
             expire_time=session.expire_time,
+            begin_time=session.created_at,
         )
         return _admission(principal, rate)
 
@@ -136,8 +149,14 @@ class Authenticator:
         return _admission(principal, state)
 
     async def alive(self, principals: list[Principal]) -> set[str]:
-        """Credentials among these that still work. While Redis is down no session can be seen to have ended."""
-        sessions = [p.credential for p in principals if p.kind == "user"]
+        """Credentials among these that still work. While Redis is down only PostgreSQL tells which sessions ended."""
+        sessions = [
+            p.credential
+            for p in principals
+            if p.kind == "user"
+            and p.principal_id
+            and not self._fences.ended(p.credential, p.principal_id, p.begin_time)
+        ]
         keys = [p for p in principals if p.kind == "api_key"]
         now = time.time()
         alive: set[str] = set()

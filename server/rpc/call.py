@@ -30,6 +30,7 @@ class Principal:
         expire_time: Unix time at which the credentials end, if they do.
         service_account_id: The program that a key belongs to, if it belongs to one.
         family_id: The first key of a key's chain of rotations; None for others.
+        begin_time: Unix time of the sign-in, for users.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Principal:
     expire_time: float | None = None
     service_account_id: UUID | None = None
     family_id: UUID | None = None
+    begin_time: float = 0.0
 
     @property
     def lasting_id(self) -> UUID | None:

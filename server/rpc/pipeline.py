@@ -61,6 +61,7 @@ class Method:
     request_class: type[Message]
     response_class: type[Message]
     secret_fields: tuple[str, ...]
+    secret_inputs: tuple[str, ...]
 
 
 class Pipeline:
@@ -243,7 +244,7 @@ class Pipeline:
     async def _mutate(self, method: Method, request: Any, principal: Principal, trace: "Trace") -> Any:
         """Runs a mutation: its changes, audit records and stored reply commit together or not at all."""
         key = UUID(request.request_id) if request.request_id else None
-        digest = _request_hash(request) if key else b""
+        digest = _request_hash(request, method) if key else b""
         actor = principal.lasting_id
         assert actor is not None, "mutations are never public"
 
@@ -385,22 +386,28 @@ def _method(descriptor: MethodDescriptor, servicers: Sequence[object]) -> Method
         request_class=GetMessageClass(descriptor.input_type),
         response_class=response_class,
         secret_fields=tuple(field.name for field in descriptor.output_type.fields if is_secret(field)),
+        secret_inputs=tuple(field.name for field in descriptor.input_type.fields if is_secret(field)),
     )
 
 
 def _without_secrets(response: Message, method: Method) -> bytes:
     """The reply as it is stored for replays: secrets are shown once and kept nowhere."""
-    if not method.secret_fields:
-        return response.SerializeToString()
-    public = method.response_class()
-    public.CopyFrom(response)
-    for name in method.secret_fields:
+    return _cleared(response, method.secret_fields).SerializeToString()
+
+
+def _request_hash(request: Message, method: Method) -> bytes:
+    """What tells two requests apart. Secrets are left out: a fast hash of a password is as good as the password."""
+    return hashlib.sha256(_cleared(request, method.secret_inputs).SerializeToString(deterministic=True)).digest()
+
+
+def _cleared(message: Message, fields: tuple[str, ...]) -> Message:
+    if not fields:
+        return message
+    public = type(message)()
+    public.CopyFrom(message)
+    for name in fields:
         public.ClearField(name)
-    return public.SerializeToString()
-
-
-def _request_hash(request: Message) -> bytes:
-    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+    return public
 
 
 def _tolerant(parse: Deserializer) -> Deserializer:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from server.rpc import logs
 from server.rpc.call import Principal
@@ -42,6 +42,7 @@ class StreamRegistry:
         self._interval = interval
         self._guards: dict[str, set[Guard]] = defaultdict(set)
         self._principals: dict[str, Principal] = {}
+        self._woken = asyncio.Event()
         self._log = logs.get("streams")
         self.draining = asyncio.Event()
 
@@ -61,10 +62,17 @@ class StreamRegistry:
             if not self._guards[key]:
                 del self._guards[key], self._principals[key]
 
+    def wake(self) -> None:
+        """Has the credentials checked at once: some of them are known to have ended."""
+        self._woken.set()
+
     async def run(self) -> None:
         """Checks the credentials of all open streams again and again; one question for all of them."""
         while True:
-            await asyncio.sleep(self._interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._woken.wait()
+            self._woken.clear()
             principals = list(self._principals.values())
             if not principals:
                 continue

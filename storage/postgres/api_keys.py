@@ -86,6 +86,12 @@ _REVOKE_ALL_OF = f"""
 UPDATE api_keys k SET revoked_at = now() WHERE k.service_account_id = $1 AND k.revoked_at IS NULL
 RETURNING {_COLUMNS}"""
 
+# Ends the keys that a user has made and that are not revoked yet, and those that rotation has put in their place.
+_REVOKE_MADE_BY = f"""
+UPDATE api_keys k SET revoked_at = now() WHERE k.revoked_at IS NULL AND (k.created_by = $1
+  OR k.created_by IS NULL AND k.family_id IN (SELECT first.id FROM api_keys first WHERE first.created_by = $1))
+RETURNING {_COLUMNS}"""
+
 # Names the key that takes over, and ends the replaced one after the overlap, unless it ends sooner.
 _SUCCEED = f"""
 UPDATE api_keys k SET successor_id = $2, expires_at = LEAST(k.expires_at, now() + $3::interval)
@@ -180,6 +186,14 @@ async def revoke(db: Executor, scope: Scope, key_id: UUID) -> ApiKey | None:
 async def revoke_all_of(db: Executor, service_account_id: UUID) -> list[ApiKey]:
     """Ends all keys of an account for good and returns those that were not revoked before."""
     return [ApiKey(*row) for row in await db.fetch(_REVOKE_ALL_OF, service_account_id)]
+
+
+async def revoke_made_by(db: Executor, user_id: UUID) -> list[ApiKey]:
+    """Ends every key that the user has made, who knows the secrets, for good; returns those not revoked before.
+
+    Whoever knows a key can have it rotate itself, so such a successor counts too; one that another user made does not.
+    """
+    return [ApiKey(*row) for row in await db.fetch(_REVOKE_MADE_BY, user_id)]
 
 
 async def succeed(db: Executor, key_id: UUID, successor_id: UUID, overlap: timedelta) -> ApiKey:

@@ -12,9 +12,11 @@ must not).
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from storage.redis.multiplex import MultiplexedRedis, Script
 
@@ -98,5 +100,24 @@ def login_subject(peer: str, email: str) -> str:
         peer: As gRPC names it, for example ``ipv4:10.0.0.1:43210``.
         email: As sent; letter case and outer blanks do not count.
     """
-    address = peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
-    return f"{address}+{hashlib.sha256(email.strip().lower().encode()).hexdigest()[:32]}"
+    return f"{_address(peer)}+{hashlib.sha256(email.strip().lower().encode()).hexdigest()[:32]}"
+
+
+def address_subject(peer: str) -> str:
+    """Who tries to sign in as whomever: the address without its port, of IPv6 the /64 that one site is given.
+
+    Args:
+        peer: As gRPC names it, for example ``ipv6:%5B2001:db8::1%5D:43210``.
+    """
+    address = _address(peer)
+    if address.startswith("ipv6:"):
+        try:
+            site = ipaddress.IPv6Network((unquote(address[5:]).strip("[]").partition("%")[0], 64), strict=False)
+        except ValueError:
+            return address
+        return f"ipv6:{site.network_address}"
+    return address
+
+
+def _address(peer: str) -> str:
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer

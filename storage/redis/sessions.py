@@ -55,6 +55,19 @@ return redis.call('DEL', KEYS[1])
 """
 )
 
+_LIST = Script(
+    """
+local found = {}
+for _, id in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local session = redis.call('HMGET', 'session:' .. id, 'user_id', 'email', 'role', 'created_at')
+  if session[1] then
+    found[#found + 1] = {id, session, redis.call('PTTL', 'session:' .. id)}
+  end
+end
+return found
+"""
+)
+
 _DELETE_ALL = Script(
     """
 local ended = {}
@@ -68,7 +81,7 @@ return ended
 """
 )
 
-SCRIPTS = (_AUTHORIZE, _CREATE, _DELETE, _DELETE_ALL, HIT)
+SCRIPTS = (_AUTHORIZE, _CREATE, _DELETE, _DELETE_ALL, _LIST, HIT)
 """Everything to load on a connection that serves sessions and limits."""
 
 _CHUNK = 1000
@@ -122,7 +135,9 @@ class SessionStore:
         self._redis = redis
         self._ttl = ttl
 
-    async def create(self, token_digest: str, user_id: UUID, email: str, role: str) -> Session:
+    async def create(
+        self, token_digest: str, user_id: UUID, email: str, role: str, *, created_at: float | None = None
+    ) -> Session:
         """Stores a new session.
 
         Args:
@@ -130,15 +145,17 @@ class SessionStore:
             user_id: The user who signed in.
             email: The user's e-mail.
             role: The user's role in lower case.
+            created_at: Unix time of the sign-in by the clock of whoever decides when sessions must have begun; this
+                machine's clock when None.
 
         Raises:
             StoreUnavailable, TimeoutError: The session may or may not exist; its token must not be given out.
         """
-        now = time.time()
+        begun = f"{time.time() if created_at is None else created_at:.6f}"
         milliseconds = round(self._ttl.total_seconds() * 1000)
         keys = (f"session:{token_digest}", f"user_sessions:{user_id}")
-        await self._redis.run(_CREATE, keys, (token_digest, milliseconds, str(user_id), email, role, f"{now:.3f}"))
-        return Session(user_id, email, role, round(now, 3), now + self._ttl.total_seconds())
+        await self._redis.run(_CREATE, keys, (token_digest, milliseconds, str(user_id), email, role, begun))
+        return Session(user_id, email, role, float(begun), time.time() + self._ttl.total_seconds())
 
     async def authorize(self, token_digest: str, endpoint: str, limit: int) -> Authorization:
         """Reads a session and counts one call of its user, in one round trip.
@@ -153,6 +170,11 @@ class SessionStore:
             return _UNKNOWN
         fields, life, rate = reply
         return Authorization(_session_of(fields, life), RateState.of_reply(limit, rate))
+
+    async def of_user(self, user_id: UUID) -> dict[str, Session]:
+        """A user's sessions by the SHA-256 of their tokens in hexadecimal."""
+        found = await self._redis.run(_LIST, (f"user_sessions:{user_id}",))
+        return {name.decode(): _session_of(fields, life) for name, fields, life in found}
 
     async def delete(self, token_digest: str) -> bool:
         """Ends a session at once; tells whether there was one."""

@@ -70,6 +70,11 @@ async def test_up_serves_tells_others_and_drains(mrm: Mrm, tmp_path: Path) -> No
     ring = await mrm("keys", "list", "--data-dir", data)
     assert ring.code == 0, ring.err
     assert "first" in ring.out and "seals" in ring.out
+    for options, whose in (((), "everybody"), (("--user", "ANNA@example.com"), "ANNA@example.com")):
+        ended = await mrm("sessions", "revoke-all", "--data-dir", data, *options)
+        assert (ended.code, ended.out) == (0, f"all sessions of {whose} have ended\n")
+    nobody = await mrm("sessions", "revoke-all", "--data-dir", data, "--user", "nobody@example.com")
+    assert "there is no user nobody@example.com" in one_line_error(nobody)
 
     status = await mrm("migrate", "status", "--data-dir", data)
     assert status.code == 0

@@ -18,6 +18,7 @@ from mrm.common.v1 import options_pb2
 from mrm.planning.v1 import project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.rpc.auth import Authenticator, digest
+from server.rpc.fences import SessionFences
 from server.settings import AuthSettings
 from storage.postgres.database import Database
 from storage.redis.limits import RateLimiter
@@ -253,7 +254,9 @@ async def test_rate_limit_refuses_with_the_time_to_wait(world: World) -> None:
     redis = await MultiplexedRedis.open(world.connections.redis_dsn, scripts=SCRIPTS)
     database = await Database.open(world.connections.postgres_dsn, min_size=1, max_size=1)
     user = await world.user("analyst")
-    tight = Authenticator(SessionStore(redis), RateLimiter(redis), database, AuthSettings(limit_light=3))
+    settings = AuthSettings(limit_light=3)
+    fences = SessionFences(database, settings.session_ttl, settings.session_poll, lambda: None)
+    tight = Authenticator(SessionStore(redis), fences, RateLimiter(redis), database, settings)
     admitted = [await tight.admit(f"Bearer {user.token}", "some.Service/Method", "LIGHT") for _ in range(3)]
     assert [admission.remaining for admission in admitted] == [2, 1, 0]
     from server.rpc.errors import ResourceExhausted

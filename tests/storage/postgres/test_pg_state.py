@@ -290,7 +290,9 @@ class TestApiKeys:
 
 class TestUsers:
     async def test_found_by_email_in_any_case_until_deleted(self, db: Database) -> None:
-        user = await users.create(db, email=" Anna@Example.RU ", password_hash="!", role="admin", first_name="Anna")
+        user = await users.create(
+            db, email=" Anna@Example.RU ", password_hash="$argon2id$x", role="admin", first_name="Anna"
+        )
         assert user.email == "anna@example.ru"
         assert await users.by_email(db, "ANNA@example.ru") == user
         assert await users.get(db, user.id) == user
@@ -300,22 +302,23 @@ class TestUsers:
         assert await users.count_admins(db) == 0
 
     async def test_signing_in_is_no_edit(self, db: Database) -> None:
-        user = await users.create(db, email="a@x.ru", password_hash="!", role="pm")
-        seen = await users.set_last_login(db, user.id)
-        assert seen is not None
-        assert seen.last_login_at is not None
-        assert seen.revision == user.revision
-        assert await users.set_last_login(db, new_id()) is None
-
-    async def test_a_rehash_does_not_undo_a_change(self, db: Database) -> None:
         old, new = "$argon2id$v=19$old", "$argon2id$v=19$new"
         user = await users.create(db, email="a@x.ru", password_hash=old, role="pm")
-        assert await users.update_password_hash(db, user.id, old=old, new=new, end_sessions=True)
-        assert not await users.update_password_hash(db, user.id, old=old, new="$argon2id$v=19$rehash")
-        changed = await users.get(db, user.id)
-        assert changed is not None
-        assert changed.password_hash == new
-        assert changed.sessions_not_before > user.sessions_not_before
+        seen = await users.sign_in(db, user.id, verified=old, rehashed=new)
+        assert seen is not None
+        assert seen.last_login_at is not None
+        assert (seen.password_hash, seen.revision) == (new, user.revision)
+        assert await users.sign_in(db, user.id, verified=old) is None, "the password was changed meanwhile"
+        await db.execute("UPDATE users SET status = 'suspended'")
+        assert await users.sign_in(db, user.id, verified=new) is None
+
+    async def test_ended_sessions_began_before_the_end(self, db: Database) -> None:
+        user = await users.create(db, email="a@x.ru", password_hash="!", role="pm")
+        ended = await users.end_sessions(db, user.id)
+        assert ended is not None
+        assert ended.sessions_not_before > user.sessions_not_before
+        assert ended.revision == user.revision
+        assert await users.end_sessions(db, new_id()) is None
 
     async def test_no_hash_in_a_representation(self, db: Database) -> None:
         user = await users.create(db, email="a@x.ru", password_hash="$argon2id$secret", role="pm")

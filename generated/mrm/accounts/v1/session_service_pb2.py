@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from mrm.accounts.v1 import session_pb2 as mrm_dot_accounts_dot_v1_dot_session__pb2
 from mrm.accounts.v1 import user_pb2 as mrm_dot_accounts_dot_v1_dot_user__pb2
 from mrm.common.v1 import options_pb2 as mrm_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/accounts/v1/session_service.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amrm/accounts/v1/user.proto\x1a\x1bmrm/common/v1/options.proto\"]\n\x0cLoginRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x10\x03\x18\xff\x01`\x01R\x05\x65mail\x12)\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x08R\x08password\"\xa1\x01\n\rLoginResponse\x12(\n\rsession_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0csessionToken\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12)\n\x04user\x18\x03 \x01(\x0b\x32\x15.mrm.accounts.v1.UserR\x04user\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x1a\n\x18GetCurrentSessionRequest\"\xd4\x01\n\x19GetCurrentSessionResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x15.mrm.accounts.v1.UserH\x00R\x04user\x12\x1e\n\napi_key_id\x18\x02 \x01(\tH\x00R\x08\x61piKeyId\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12 \n\x0bpermissions\x18\x04 \x03(\tR\x0bpermissionsB\x0b\n\tprincipal2\xc2\x02\n\x0eSessionService\x12W\n\x05Login\x12\x1d.mrm.accounts.v1.LoginRequest\x1a\x1e.mrm.accounts.v1.LoginResponse\"\x0f\xca\xf3\x18\x0b\x08\x01\x10\x01\x18\x01 \x90N(\x04\x12Z\n\x06Logout\x12\x1e.mrm.accounts.v1.LogoutRequest\x1a\x1f.mrm.accounts.v1.LogoutResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x03\x12{\n\x11GetCurrentSession\x12).mrm.accounts.v1.GetCurrentSessionRequest\x1a*.mrm.accounts.v1.GetCurrentSessionResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/accounts/v1/session_service.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmrm/accounts/v1/session.proto\x1a\x1amrm/accounts/v1/user.proto\x1a\x1bmrm/common/v1/options.proto\"]\n\x0cLoginRequest\x12\"\n\x05\x65mail\x18\x01 \x01(\tB\x0c\xbaH\tr\x07\x10\x03\x18\xff\x01`\x01R\x05\x65mail\x12)\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x08R\x08password\"\xa1\x01\n\rLoginResponse\x12(\n\rsession_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x0csessionToken\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12)\n\x04user\x18\x03 \x01(\x0b\x32\x15.mrm.accounts.v1.UserR\x04user\"\x0f\n\rLogoutRequest\"\x10\n\x0eLogoutResponse\"\x1a\n\x18GetCurrentSessionRequest\"\xd4\x01\n\x19GetCurrentSessionResponse\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x15.mrm.accounts.v1.UserH\x00R\x04user\x12\x1e\n\napi_key_id\x18\x02 \x01(\tH\x00R\x08\x61piKeyId\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12 \n\x0bpermissions\x18\x04 \x03(\tR\x0bpermissionsB\x0b\n\tprincipal\"\x8a\x01\n\x13ListSessionsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12$\n\x07user_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06userId\"t\n\x14ListSessionsResponse\x12\x34\n\x08sessions\x18\x01 \x03(\x0b\x32\x18.mrm.accounts.v1.SessionR\x08sessions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x91\x01\n\x14RevokeSessionRequest\x12\'\n\nsession_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\tsessionId\x12$\n\x07user_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06userId\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"\x17\n\x15RevokeSessionResponse\"l\n\x18RevokeAllSessionsRequest\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06userId\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"\x1b\n\x19RevokeAllSessionsResponse2\x9e\x05\n\x0eSessionService\x12W\n\x05Login\x12\x1d.mrm.accounts.v1.LoginRequest\x1a\x1e.mrm.accounts.v1.LoginResponse\"\x0f\xca\xf3\x18\x0b\x08\x01\x10\x01\x18\x01 \x90N(\x04\x12Z\n\x06Logout\x12\x1e.mrm.accounts.v1.LogoutRequest\x1a\x1f.mrm.accounts.v1.LogoutResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x03\x12{\n\x11GetCurrentSession\x12).mrm.accounts.v1.GetCurrentSessionRequest\x1a*.mrm.accounts.v1.GetCurrentSessionResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x01\x12l\n\x0cListSessions\x12$.mrm.accounts.v1.ListSessionsRequest\x1a%.mrm.accounts.v1.ListSessionsResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x01\x12o\n\rRevokeSession\x12%.mrm.accounts.v1.RevokeSessionRequest\x1a&.mrm.accounts.v1.RevokeSessionResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x02\x12{\n\x11RevokeAllSessions\x12).mrm.accounts.v1.RevokeAllSessionsRequest\x1a*.mrm.accounts.v1.RevokeAllSessionsResponse\"\x0f\xca\xf3\x18\x0b\x08\x02\x10\x02\x18\x02 \x88\'(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +42,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGINREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\010'
   _globals['_LOGINRESPONSE'].fields_by_name['session_token']._loaded_options = None
   _globals['_LOGINRESPONSE'].fields_by_name['session_token']._serialized_options = b'\200\001\001'
+  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTSESSIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_LISTSESSIONSREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_LISTSESSIONSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_REVOKESESSIONREQUEST'].fields_by_name['session_id']._loaded_options = None
+  _globals['_REVOKESESSIONREQUEST'].fields_by_name['session_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_REVOKESESSIONREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_REVOKESESSIONREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_REVOKESESSIONREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REVOKESESSIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_REVOKEALLSESSIONSREQUEST'].fields_by_name['user_id']._loaded_options = None
+  _globals['_REVOKEALLSESSIONSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_REVOKEALLSESSIONSREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REVOKEALLSESSIONSREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_SESSIONSERVICE'].methods_by_name['Login']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['Login']._serialized_options = b'\312\363\030\013\010\001\020\001\030\001 \220N(\004'
   _globals['_SESSIONSERVICE'].methods_by_name['Logout']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['Logout']._serialized_options = b'\312\363\030\013\010\002\020\002\030\002 \210\'(\003'
   _globals['_SESSIONSERVICE'].methods_by_name['GetCurrentSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['GetCurrentSession']._serialized_options = b'\312\363\030\013\010\002\020\002\030\002 \210\'(\001'
-  _globals['_LOGINREQUEST']._serialized_start=177
-  _globals['_LOGINREQUEST']._serialized_end=270
-  _globals['_LOGINRESPONSE']._serialized_start=273
-  _globals['_LOGINRESPONSE']._serialized_end=434
-  _globals['_LOGOUTREQUEST']._serialized_start=436
-  _globals['_LOGOUTREQUEST']._serialized_end=451
-  _globals['_LOGOUTRESPONSE']._serialized_start=453
-  _globals['_LOGOUTRESPONSE']._serialized_end=469
-  _globals['_GETCURRENTSESSIONREQUEST']._serialized_start=471
-  _globals['_GETCURRENTSESSIONREQUEST']._serialized_end=497
-  _globals['_GETCURRENTSESSIONRESPONSE']._serialized_start=500
-  _globals['_GETCURRENTSESSIONRESPONSE']._serialized_end=712
-  _globals['_SESSIONSERVICE']._serialized_start=715
-  _globals['_SESSIONSERVICE']._serialized_end=1037
+  _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\312\363\030\013\010\002\020\002\030\002 \210\'(\001'
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeSession']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeSession']._serialized_options = b'\312\363\030\013\010\002\020\002\030\002 \210\'(\002'
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeAllSessions']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['RevokeAllSessions']._serialized_options = b'\312\363\030\013\010\002\020\002\030\002 \210\'(\002'
+  _globals['_LOGINREQUEST']._serialized_start=208
+  _globals['_LOGINREQUEST']._serialized_end=301
+  _globals['_LOGINRESPONSE']._serialized_start=304
+  _globals['_LOGINRESPONSE']._serialized_end=465
+  _globals['_LOGOUTREQUEST']._serialized_start=467
+  _globals['_LOGOUTREQUEST']._serialized_end=482
+  _globals['_LOGOUTRESPONSE']._serialized_start=484
+  _globals['_LOGOUTRESPONSE']._serialized_end=500
+  _globals['_GETCURRENTSESSIONREQUEST']._serialized_start=502
+  _globals['_GETCURRENTSESSIONREQUEST']._serialized_end=528
+  _globals['_GETCURRENTSESSIONRESPONSE']._serialized_start=531
+  _globals['_GETCURRENTSESSIONRESPONSE']._serialized_end=743
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=746
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=884
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=886
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1002
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1005
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1150
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1152
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1175
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=1177
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=1285
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=1287
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=1314
+  _globals['_SESSIONSERVICE']._serialized_start=1317
+  _globals['_SESSIONSERVICE']._serialized_end=1987
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,21 @@ class SessionServiceStub:
                 request_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.GetCurrentSessionRequest.SerializeToString,
                 response_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.GetCurrentSessionResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/mrm.accounts.v1.SessionService/ListSessions',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeSession = channel.unary_unary(
+                '/mrm.accounts.v1.SessionService/RevokeSession',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+                _registered_method=True)
+        self.RevokeAllSessions = channel.unary_unary(
+                '/mrm.accounts.v1.SessionService/RevokeAllSessions',
+                request_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+                response_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeAllSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer:
@@ -59,7 +74,7 @@ class SessionServiceServicer:
     def Login(self, request, context):
         """Login exchanges e-mail and password for a session token. Send it with every call as metadata
         `authorization: Bearer <token>`. Answers UNAUTHENTICATED with LOGIN_REFUSED alike for an unknown address, a wrong
-        password and a suspended user. Limited per peer address and e-mail.
+        password and a suspended user. Limited per peer address and e-mail, and more widely per address alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +89,29 @@ class SessionServiceServicer:
 
     def GetCurrentSession(self, request, context):
         """GetCurrentSession tells who the caller is. Also answers callers with an API key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """ListSessions lists the open sessions of the caller, or of another user with the permission USERS_READ, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSession(self, request, context):
+        """RevokeSession ends one session of the caller, or of another user with the permission USERS_WRITE. It is dead at once,
+        and its open streams end within a second on every server. Nothing brings it back, not even a restored backup.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAllSessions(self, request, context):
+        """RevokeAllSessions ends every session of the caller, the one of this call included, or of another user with the
+        permission USERS_WRITE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +134,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetCurrentSession,
                     request_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.GetCurrentSessionRequest.FromString,
                     response_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.GetCurrentSessionResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'RevokeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSession,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeSessionRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAllSessions,
+                    request_deserializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeAllSessionsRequest.FromString,
+                    response_serializer=mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeAllSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +233,87 @@ class SessionService:
             '/mrm.accounts.v1.SessionService/GetCurrentSession',
             mrm_dot_accounts_dot_v1_dot_session__service__pb2.GetCurrentSessionRequest.SerializeToString,
             mrm_dot_accounts_dot_v1_dot_session__service__pb2.GetCurrentSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.SessionService/ListSessions',
+            mrm_dot_accounts_dot_v1_dot_session__service__pb2.ListSessionsRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_session__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.SessionService/RevokeSession',
+            mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeSessionRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAllSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.accounts.v1.SessionService/RevokeAllSessions',
+            mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+            mrm_dot_accounts_dot_v1_dot_session__service__pb2.RevokeAllSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

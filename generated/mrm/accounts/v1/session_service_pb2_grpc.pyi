@@ -36,12 +36,22 @@ class SessionServiceStub:
     Login: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LoginRequest, _session_service_pb2.LoginResponse]
     """Login exchanges e-mail and password for a session token. Send it with every call as metadata
     `authorization: Bearer <token>`. Answers UNAUTHENTICATED with LOGIN_REFUSED alike for an unknown address, a wrong
-    password and a suspended user. Limited per peer address and e-mail.
+    password and a suspended user. Limited per peer address and e-mail, and more widely per address alone.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]
     """Logout ends the caller's session at once; its open streams end within a second."""
     GetCurrentSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetCurrentSessionRequest, _session_service_pb2.GetCurrentSessionResponse]
     """GetCurrentSession tells who the caller is. Also answers callers with an API key."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
+    """ListSessions lists the open sessions of the caller, or of another user with the permission USERS_READ, oldest first."""
+    RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
+    """RevokeSession ends one session of the caller, or of another user with the permission USERS_WRITE. It is dead at once,
+    and its open streams end within a second on every server. Nothing brings it back, not even a restored backup.
+    """
+    RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeAllSessionsRequest, _session_service_pb2.RevokeAllSessionsResponse]
+    """RevokeAllSessions ends every session of the caller, the one of this call included, or of another user with the
+    permission USERS_WRITE.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -51,12 +61,22 @@ class SessionServiceAsyncStub(SessionServiceStub):
     Login: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LoginRequest, _session_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Login exchanges e-mail and password for a session token. Send it with every call as metadata
     `authorization: Bearer <token>`. Answers UNAUTHENTICATED with LOGIN_REFUSED alike for an unknown address, a wrong
-    password and a suspended user. Limited per peer address and e-mail.
+    password and a suspended user. Limited per peer address and e-mail, and more widely per address alone.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.LogoutRequest, _session_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Logout ends the caller's session at once; its open streams end within a second."""
     GetCurrentSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetCurrentSessionRequest, _session_service_pb2.GetCurrentSessionResponse]  # type: ignore[assignment]
     """GetCurrentSession tells who the caller is. Also answers callers with an API key."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """ListSessions lists the open sessions of the caller, or of another user with the permission USERS_READ, oldest first."""
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
+    """RevokeSession ends one session of the caller, or of another user with the permission USERS_WRITE. It is dead at once,
+    and its open streams end within a second on every server. Nothing brings it back, not even a restored backup.
+    """
+    RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeAllSessionsRequest, _session_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
+    """RevokeAllSessions ends every session of the caller, the one of this call included, or of another user with the
+    permission USERS_WRITE.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """SessionService signs people in and out. Programs use API keys instead (ApiKeyService)."""
@@ -69,7 +89,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.LoginResponse, _abc.Awaitable[_session_service_pb2.LoginResponse]]:
         """Login exchanges e-mail and password for a session token. Send it with every call as metadata
         `authorization: Bearer <token>`. Answers UNAUTHENTICATED with LOGIN_REFUSED alike for an unknown address, a wrong
-        password and a suspended user. Limited per peer address and e-mail.
+        password and a suspended user. Limited per peer address and e-mail, and more widely per address alone.
         """
 
     @_abc_1.abstractmethod
@@ -87,5 +107,33 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetCurrentSessionResponse, _abc.Awaitable[_session_service_pb2.GetCurrentSessionResponse]]:
         """GetCurrentSession tells who the caller is. Also answers callers with an API key."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _session_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
+        """ListSessions lists the open sessions of the caller, or of another user with the permission USERS_READ, oldest first."""
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _session_service_pb2.RevokeSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeSessionResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionResponse]]:
+        """RevokeSession ends one session of the caller, or of another user with the permission USERS_WRITE. It is dead at once,
+        and its open streams end within a second on every server. Nothing brings it back, not even a restored backup.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAllSessions(
+        self,
+        request: _session_service_pb2.RevokeAllSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeAllSessionsResponse]]:
+        """RevokeAllSessions ends every session of the caller, the one of this call included, or of another user with the
+        permission USERS_WRITE.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

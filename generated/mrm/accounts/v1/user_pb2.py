@@ -22,20 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amrm/accounts/v1/user.proto\x12\x0fmrm.accounts.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x02\n\x04User\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1d\n\nfirst_name\x18\x03 \x01(\tR\tfirstName\x12\x1b\n\tlast_name\x18\x04 \x01(\tR\x08lastName\x12-\n\x04role\x18\x05 \x01(\x0e\x32\x19.mrm.accounts.v1.UserRoleR\x04role\x12\x33\n\x06status\x18\x06 \x01(\x0e\x32\x1b.mrm.accounts.v1.UserStatusR\x06status\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x42\n\x0flast_login_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rlastLoginTime*\xb9\x01\n\x08UserRole\x12\x19\n\x15USER_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSER_ROLE_ADMIN\x10\x01\x12\x10\n\x0cUSER_ROLE_PM\x10\x02\x12\x1b\n\x17USER_ROLE_MEDIA_PLANNER\x10\x03\x12\x15\n\x11USER_ROLE_ANALYST\x10\x04\x12\x1d\n\x19USER_ROLE_ACCOUNT_MANAGER\x10\x05\x12\x18\n\x14USER_ROLE_SPECIALIST\x10\x06*u\n\nUserStatus\x12\x1b\n\x17USER_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12USER_STATUS_ACTIVE\x10\x01\x12\x19\n\x15USER_STATUS_SUSPENDED\x10\x02\x12\x17\n\x13USER_STATUS_DELETED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amrm/accounts/v1/user.proto\x12\x0fmrm.accounts.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x03\n\x04User\x12$\n\x07user_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\x06userId\x12\"\n\x05\x65mail\x18\x02 \x01(\tB\x0c\xbaH\tr\x07\x10\x03\x18\xff\x01`\x01R\x05\x65mail\x12&\n\nfirst_name\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\tfirstName\x12$\n\tlast_name\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64R\x08lastName\x12\x39\n\x04role\x18\x05 \x01(\x0e\x32\x19.mrm.accounts.v1.UserRoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04role\x12\x33\n\x06status\x18\x06 \x01(\x0e\x32\x1b.mrm.accounts.v1.UserStatusR\x06status\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x42\n\x0flast_login_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rlastLoginTime\x12\x1b\n\x04\x65tag\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@R\x04\x65tag\x12;\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime*\xb9\x01\n\x08UserRole\x12\x19\n\x15USER_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0fUSER_ROLE_ADMIN\x10\x01\x12\x10\n\x0cUSER_ROLE_PM\x10\x02\x12\x1b\n\x17USER_ROLE_MEDIA_PLANNER\x10\x03\x12\x15\n\x11USER_ROLE_ANALYST\x10\x04\x12\x1d\n\x19USER_ROLE_ACCOUNT_MANAGER\x10\x05\x12\x18\n\x14USER_ROLE_SPECIALIST\x10\x06*u\n\nUserStatus\x12\x1b\n\x17USER_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12USER_STATUS_ACTIVE\x10\x01\x12\x19\n\x15USER_STATUS_SUSPENDED\x10\x02\x12\x17\n\x13USER_STATUS_DELETED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrm.accounts.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USERROLE']._serialized_start=426
-  _globals['_USERROLE']._serialized_end=611
-  _globals['_USERSTATUS']._serialized_start=613
-  _globals['_USERSTATUS']._serialized_end=730
-  _globals['_USER']._serialized_start=81
-  _globals['_USER']._serialized_end=423
+  _globals['_USER'].fields_by_name['user_id']._loaded_options = None
+  _globals['_USER'].fields_by_name['user_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_USER'].fields_by_name['email']._loaded_options = None
+  _globals['_USER'].fields_by_name['email']._serialized_options = b'\272H\tr\007\020\003\030\377\001`\001'
+  _globals['_USER'].fields_by_name['first_name']._loaded_options = None
+  _globals['_USER'].fields_by_name['first_name']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_USER'].fields_by_name['last_name']._loaded_options = None
+  _globals['_USER'].fields_by_name['last_name']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_USER'].fields_by_name['role']._loaded_options = None
+  _globals['_USER'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_USER'].fields_by_name['etag']._loaded_options = None
+  _globals['_USER'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_USERROLE']._serialized_start=602
+  _globals['_USERROLE']._serialized_end=787
+  _globals['_USERSTATUS']._serialized_start=789
+  _globals['_USERSTATUS']._serialized_end=906
+  _globals['_USER']._serialized_start=110
+  _globals['_USER']._serialized_end=599
 # @@protoc_insertion_point(module_scope)

@@ -100,25 +100,33 @@ class User(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     LAST_LOGIN_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """UUID of the user."""
+    """UUID of the user. Output only."""
     email: _builtins.str
-    """Address the user signs in with, lower case."""
+    """Address the user signs in with, unique without regard to case, lower case in replies."""
     first_name: _builtins.str
     """Given name."""
     last_name: _builtins.str
     """Family name."""
     role: Global___UserRole.ValueType
-    """What the user may do everywhere in their scope."""
+    """What the user may do everywhere in their scope. A change ends the user's sessions."""
     status: Global___UserStatus.ValueType
-    """Whether the user may sign in."""
+    """Whether the user may sign in. Output only: SuspendUser, RestoreUser and DeleteUser change it."""
+    etag: _builtins.str
+    """Version of this state; send it back with a change to make sure that nobody changed the user in between."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the user was created."""
+        """When the user was created. Output only."""
 
     @_builtins.property
     def last_login_time(self) -> _timestamp_pb2.Timestamp:
-        """When the user last signed in; absent before the first time."""
+        """When the user last signed in; absent before the first time. Output only."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the user last changed. Output only."""
 
     def __init__(
         self,
@@ -131,10 +139,12 @@ class User(_message.Message):
         status: Global___UserStatus.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         last_login_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_login_time", b"last_login_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_login_time", b"last_login_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "first_name", b"first_name", "last_login_time", b"last_login_time", "last_name", b"last_name", "role", b"role", "status", b"status", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "etag", b"etag", "first_name", b"first_name", "last_login_time", b"last_login_time", "last_name", b"last_name", "role", b"role", "status", b"status", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. A file to import is damaged or its rows are at fault; nothing of it is stored by the call, and
     google.rpc.BadRequest names rows and columns.
     """
+    ERROR_REASON_LAST_ADMIN: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. Nobody could administer the service afterwards: make another active administrator first."""
+    ERROR_REASON_RESET_TOKEN_INVALID: _ErrorReason.ValueType  # 41
+    """UNAUTHENTICATED. The password reset token is unknown, used or too old: have another one made."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -164,4 +168,8 @@ ERROR_REASON_FILE_INVALID: ErrorReason.ValueType  # 60
 """INVALID_ARGUMENT. A file to import is damaged or its rows are at fault; nothing of it is stored by the call, and
 google.rpc.BadRequest names rows and columns.
 """
+ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. Nobody could administer the service afterwards: make another active administrator first."""
+ERROR_REASON_RESET_TOKEN_INVALID: ErrorReason.ValueType  # 41
+"""UNAUTHENTICATED. The password reset token is unknown, used or too old: have another one made."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
