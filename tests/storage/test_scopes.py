@@ -70,6 +70,7 @@ def test_whoever_reads_a_tenants_rows_takes_a_scope() -> None:
         "changes.head",  # a position in the record, nothing of what it says
         "clients.create",  # reads back the row it has just made
         "streams.advance",  # moves what `open_stream` has found in scope, as its epoch proves
+        "users.drop_memberships",  # takes every client away from somebody who is gone
         "visibility.project",  # is the scope's condition
     }
     assert unscoped(storage.postgres, "Scope", lambda function: bool(tables(function) & TENANT_TABLES)) == exempt
