@@ -332,7 +332,9 @@ def test_envelopes_open_only_where_they_were_sealed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "a:AAAA", "a:" + "!" * 44, f"{KEYRING},{KEYRING}", "bad id:" + KEYRING.partition(":")[2]]
+    "text",
+    ["x", "a:AAAA", "a:" + "!" * 44, f"{KEYRING},{KEYRING}", "bad id:" + KEYRING.partition(":")[2]],
+    ids=["no id", "short", "no base64", "twice", "bad id"],
 )
 def test_a_bad_ring_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(KeyRingError) as caught:
