@@ -302,7 +302,7 @@ class Exporter:
 
     async def _next(self, pump: "asyncio.Task[None]", drained: "asyncio.Task[Any]") -> Part | None:
         """The next part, None at the end; raises what the reading failed with."""
-        if drained.done():
+        if self._call.draining.is_set():
             raise _shutting_down()
         if self._parts.empty():
             if pump.done():

@@ -8,6 +8,7 @@ CREATE TABLE ended_sessions (
 COMMENT ON TABLE ended_sessions IS
   'Sessions that were ended one by one, kept as long as the session store could bring them back.';
 COMMENT ON COLUMN ended_sessions.token_digest IS 'SHA-256 of the session token, as the session store names it.';
+CREATE INDEX ended_sessions_user_idx ON ended_sessions (user_id);
 CREATE INDEX ended_sessions_ended_at_idx ON ended_sessions (ended_at);
 
 CREATE TABLE session_epoch (

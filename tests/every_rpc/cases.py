@@ -1,0 +1,313 @@
+"""What the walks over all RPCs know of each: a request that works, and what somebody of another tenant is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from server.app import SERVICES
+
+Fields = Mapping[str, Any]
+
+NOT_FOUND: Final = "NOT_FOUND"
+EMPTY: Final = "EMPTY"
+"""The reply holds nothing of the other tenant's: no message of a list, no event of a stream."""
+OWN: Final = "OWN"
+"""The request names no tenant: the caller acts on what is its own, or on what belongs to no tenant."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tenant to act on, two of everything that is listed.
+
+    Attributes:
+        user_id: A person who is a member of the client and Responsible in the project.
+    """
+
+    client_id: str
+    project_id: str
+    campaign_id: str
+    member_id: str
+    user_id: str
+    api_key_id: str
+    service_account_id: str
+    integration_id: str
+    file_key: str
+
+    def ids(self) -> list[str]:
+        """All of them, for requests made at random."""
+        return list(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Case:
+    """One RPC.
+
+    Attributes:
+        request: Fields of a request that an administrator may make of the tenant.
+        foreign: What somebody is told who has the right, but in another tenant only.
+        filters: Other requests that name the tenant inside a filter; they find nothing for a stranger.
+        pages: Whether the tenant has two of what is listed.
+    """
+
+    request: Callable[[Target], Fields]
+    foreign: str = NOT_FOUND
+    filters: tuple[Callable[[Target], Fields], ...] = ()
+    pages: bool = True
+
+
+def _day(offset: int) -> str:
+    return (datetime.now(UTC) + timedelta(days=offset)).date().isoformat()
+
+
+def _dates() -> Fields:
+    return {"start_date": _day(-1), "end_date": _day(1)}
+
+
+def _event(target: Target) -> Fields:
+    return {
+        "event_id": str(uuid4()),
+        "event_time": datetime.now(UTC).isoformat(),
+        "campaign_id": target.campaign_id,
+        "event_type": "EVENT_TYPE_IMPRESSION",
+    }
+
+
+def _of_project(target: Target) -> Fields:
+    return {"project_id": target.project_id}
+
+
+def _of_client(target: Target) -> Fields:
+    return {"client_id": target.client_id}
+
+
+def _of_account(target: Target) -> Fields:
+    return {"service_account_id": target.service_account_id}
+
+
+def _of_user(target: Target) -> Fields:
+    return {"user_id": target.user_id}
+
+
+def _of_integration(target: Target) -> Fields:
+    return {"integration_id": target.integration_id}
+
+
+_VK = {"vk_ads": {"access_token": "a-token", "refresh_token": "another"}}
+
+CASES: Final[dict[str, Case]] = {
+    "SessionService/Login": Case(lambda t: {"email": "nobody@example.com", "password": "wrong password"}, OWN),
+    "SessionService/Logout": Case(lambda t: {}, OWN),
+    "SessionService/GetCurrentSession": Case(lambda t: {}, OWN),
+    "SessionService/ListSessions": Case(lambda t: {}, OWN, pages=False),
+    "SessionService/RevokeSession": Case(lambda t: {"session_id": str(uuid4())}, OWN),
+    "SessionService/RevokeAllSessions": Case(lambda t: {}, OWN),
+    # People work for the agency, not for a tenant: who may see people sees all.
+    "UserService/CreateUser": Case(
+        lambda t: {"user": {"email": f"{uuid4().hex}@example.com", "role": "USER_ROLE_ANALYST"}}, OWN
+    ),
+    "UserService/GetUser": Case(_of_user, OWN),
+    "UserService/ListUsers": Case(lambda t: {}, OWN),
+    "UserService/UpdateUser": Case(
+        lambda t: {"user": {"user_id": t.user_id, "first_name": "A"}, "update_mask": "firstName"}, OWN
+    ),
+    "UserService/SuspendUser": Case(_of_user, OWN),
+    "UserService/RestoreUser": Case(_of_user, OWN),
+    "UserService/DeleteUser": Case(_of_user, OWN),
+    "UserService/ChangePassword": Case(
+        lambda t: {"current_password": "not this one", "new_password": "twelve letters or more"}, OWN
+    ),
+    "UserService/ResetPassword": Case(_of_user, OWN),
+    "UserService/CompletePasswordReset": Case(
+        lambda t: {"reset_token": "not a token", "new_password": "twelve letters or more"}, OWN
+    ),
+    "PermissionService/CheckPermission": Case(
+        lambda t: {"permission": "PERMISSION_CLIENTS_READ", "client_id": t.client_id}
+    ),
+    "PermissionService/ListMyPermissions": Case(lambda t: {"project_id": t.project_id}),
+    "ApiKeyService/CreateApiKey": Case(
+        lambda t: {"display_name": "k", "permissions": ["PERMISSION_API_KEYS_WRITE"], "client_ids": [t.client_id]}
+    ),
+    "ApiKeyService/GetApiKey": Case(lambda t: {"api_key_id": t.api_key_id}),
+    "ApiKeyService/ListApiKeys": Case(lambda t: {}, OWN),
+    "ApiKeyService/RotateApiKey": Case(lambda t: {"api_key_id": t.api_key_id}),
+    "ApiKeyService/RevokeApiKey": Case(lambda t: {"api_key_id": t.api_key_id}),
+    "ServiceAccountService/CreateServiceAccount": Case(
+        lambda t: {"service_account": {"display_name": uuid4().hex}}, OWN
+    ),
+    "ServiceAccountService/GetServiceAccount": Case(_of_account, OWN),
+    "ServiceAccountService/ListServiceAccounts": Case(lambda t: {}, OWN),
+    "ServiceAccountService/UpdateServiceAccount": Case(
+        lambda t: {"service_account": {**_of_account(t), "description": "x"}, "update_mask": "description"}, OWN
+    ),
+    "ServiceAccountService/DisableServiceAccount": Case(_of_account, OWN),
+    "ServiceAccountService/EnableServiceAccount": Case(_of_account, OWN),
+    "ServiceAccountService/DeleteServiceAccount": Case(_of_account, OWN),
+    "ClientService/CreateClient": Case(
+        lambda t: {
+            "client": {"display_name": "c", "type": "CLIENT_TYPE_DIRECT_ADVERTISER", "parent_client_id": t.client_id}
+        }
+    ),
+    "ClientService/GetClient": Case(_of_client),
+    "ClientService/ListClients": Case(
+        lambda t: {"filter": {"parent_client_id": t.client_id}},
+        EMPTY,
+        filters=(lambda t: {"filter": {"member_user_id": t.user_id}},),
+    ),
+    "ClientService/UpdateClient": Case(
+        lambda t: {"client": {"client_id": t.client_id, "industry": "x"}, "update_mask": "industry"}
+    ),
+    "ClientService/MoveClient": Case(_of_client),
+    "ClientService/ArchiveClient": Case(_of_client),
+    "ClientService/RestoreClient": Case(_of_client),
+    "ClientService/RequestClientPurge": Case(_of_client),
+    "ClientService/ConfirmClientPurge": Case(lambda t: {"client_id": t.client_id, "confirmation_token": "x"}),
+    "ClientService/AddClientMember": Case(lambda t: {"client_id": t.client_id, "user_id": t.user_id}),
+    "ClientService/RemoveClientMember": Case(lambda t: {"client_id": t.client_id, "user_id": t.user_id}),
+    "ClientService/ListClientMembers": Case(_of_client),
+    "IntegrationService/ConnectIntegration": Case(
+        lambda t: {"client_id": t.client_id, "platform_account_id": uuid4().hex, "credentials": _VK}
+    ),
+    "IntegrationService/GetIntegration": Case(_of_integration),
+    "IntegrationService/ListIntegrations": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "IntegrationService/TestIntegration": Case(_of_integration),
+    "IntegrationService/RotateIntegrationCredentials": Case(lambda t: {**_of_integration(t), "credentials": _VK}),
+    "IntegrationService/DisconnectIntegration": Case(_of_integration),
+    "ProjectService/CreateProject": Case(lambda t: {"project": {"client_id": t.client_id, "display_name": "p"}}),
+    "ProjectService/GetProject": Case(_of_project),
+    "ProjectService/ListProjects": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "ProjectService/UpdateProject": Case(
+        lambda t: {"project": {"project_id": t.project_id, "description": "x"}, "update_mask": "description"}
+    ),
+    "ProjectService/ActivateProject": Case(_of_project),
+    "ProjectService/PauseProject": Case(_of_project),
+    "ProjectService/CompleteProject": Case(lambda t: {"project_id": t.project_id, "performance_rating": 5}),
+    "ProjectService/ArchiveProject": Case(_of_project),
+    "ProjectService/RestoreProject": Case(_of_project),
+    "ProjectTeamService/AddProjectMember": Case(
+        lambda t: {
+            "project_member": {"project_id": t.project_id, "user_id": t.user_id, "role": "PROJECT_ROLE_SPECIALIST"}
+        }
+    ),
+    "ProjectTeamService/UpdateProjectMember": Case(
+        lambda t: {
+            "project_member": {"project_member_id": t.member_id, "role": "PROJECT_ROLE_PM"},
+            "update_mask": "role",
+        }
+    ),
+    "ProjectTeamService/RemoveProjectMember": Case(lambda t: {"project_member_id": t.member_id}),
+    "ProjectTeamService/ListProjectMembers": Case(_of_project),
+    "ProjectTeamService/TransferAccountability": Case(
+        lambda t: {"project_id": t.project_id, "project_member_id": t.member_id}
+    ),
+    "BenchmarkService/ListBenchmarks": Case(lambda t: {"currency_code": "XXX"}, OWN),
+    "CampaignService/CreateCampaign": Case(
+        lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}
+    ),
+    "CampaignService/GetCampaign": Case(lambda t: {"campaign_id": t.campaign_id}),
+    "CampaignService/ListCampaigns": Case(
+        lambda t: {"filter": {"project_id": t.project_id}},
+        EMPTY,
+        filters=(lambda t: {"filter": {"client_id": t.client_id}},),
+    ),
+    "CampaignService/UpdateCampaign": Case(
+        lambda t: {"campaign": {"campaign_id": t.campaign_id, "display_name": "x"}, "update_mask": "displayName"}
+    ),
+    "StatisticsService/AppendEvents": Case(
+        lambda t: {"client_id": t.client_id, "stream_id": uuid4().hex, "batch": {"events": [_event(t)]}}
+    ),
+    "StatisticsService/IngestEvents": Case(lambda t: {"client_id": t.client_id, "batch": {"events": [_event(t)]}}),
+    "StatisticsService/AppendMetrics": Case(
+        lambda t: {
+            "client_id": t.client_id,
+            "source": "METRICS_SOURCE_PLATFORM",
+            "version": 1,
+            "snapshots": [
+                {"campaign_id": t.campaign_id, "date": _day(-1), "delivery": {"impressions": 1, "clicks": 1}}
+            ],
+        }
+    ),
+    "StatisticsService/ListQuarantinedEvents": Case(_of_client),
+    "StatisticsService/ExportStatistics": Case(
+        lambda t: {
+            "dates": _dates(),
+            "granularity": "GRANULARITY_HOUR",
+            "filter": {"client_ids": [t.client_id]},
+        },
+        NOT_FOUND,
+        filters=(
+            lambda t: {"dates": _dates(), "granularity": "GRANULARITY_DAY", "filter": {"project_ids": [t.project_id]}},
+            lambda t: {
+                "dates": _dates(),
+                "granularity": "GRANULARITY_DAY",
+                "filter": {"campaign_ids": [t.campaign_id]},
+            },
+        ),
+    ),
+    "StatisticsService/QueryStatistics": Case(
+        lambda t: {
+            "dates": _dates(),
+            "granularity": "GRANULARITY_DAY",
+            "filter": {"client_ids": [t.client_id]},
+        },
+        NOT_FOUND,
+        filters=(
+            lambda t: {"dates": _dates(), "granularity": "GRANULARITY_DAY", "filter": {"project_ids": [t.project_id]}},
+            lambda t: {
+                "dates": _dates(),
+                "granularity": "GRANULARITY_DAY",
+                "filter": {"campaign_ids": [t.campaign_id]},
+            },
+        ),
+    ),
+    "StatisticsService/WatchMetrics": Case(_of_client),
+    "StatisticsService/GetFreshness": Case(_of_client),
+    "StatisticsFileService/WriteStatisticsFile": Case(
+        lambda t: {
+            "client_id": t.client_id,
+            "file_name": f"{uuid4().hex}.parquet",
+            "dates": _dates(),
+            "granularity": "GRANULARITY_DAY",
+        }
+    ),
+    "StatisticsFileService/GetStatisticsFile": Case(lambda t: {"key": t.file_key}),
+    "StatisticsFileService/ListStatisticsFiles": Case(_of_client),
+    "StatisticsFileService/GetStatisticsFileContent": Case(lambda t: {"key": t.file_key}),
+    "StatisticsFileService/UploadStatisticsFile": Case(
+        lambda t: {"client_id": t.client_id, "file_name": f"{uuid4().hex}.parquet", "data": "UEFSMQ=="}
+    ),
+    "StatisticsFileService/ImportEvents": Case(lambda t: {"client_id": t.client_id, "key": t.file_key}),
+    "StatisticsFileService/ImportMetrics": Case(
+        lambda t: {"client_id": t.client_id, "key": t.file_key, "source": "METRICS_SOURCE_IMPORT", "version": 1}
+    ),
+    "ChangeService/ListChanges": Case(
+        lambda t: {"filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(
+            lambda t: {"filter": {"project_id": t.project_id}},
+            lambda t: {"filter": {"resource_types": ["campaign"], "resource_id": t.campaign_id}},
+        ),
+    ),
+    "ChangeService/WatchChanges": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "ChangeService/GetOldestChangeToken": Case(lambda t: {"filter": {"client_id": t.client_id}}, OWN),
+}
+
+METHODS: Final = {f"{service.name}/{method.name}": method for service in SERVICES for method in service.methods}
+
+
+def message(name: str, fields: Fields) -> Message:
+    """A request of an RPC; `name` is its key in CASES."""
+    return ParseDict(dict(fields), GetMessageClass(METHODS[name].input_type)())
+
+
+def streams(method: MethodDescriptor) -> bool:
+    """Whether an RPC streams in any direction."""
+    return method.client_streaming or method.server_streaming

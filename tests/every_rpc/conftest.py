@@ -1,0 +1,146 @@
+"""A tenant with two of everything, and callers who may use each right: there, elsewhere, or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from mrm.accounts.v1 import api_key_service_pb2, integration_service_pb2, service_account_service_pb2
+from mrm.common.v1 import options_pb2, time_pb2
+from mrm.planning.v1 import project_member_pb2
+from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics_service_pb2
+from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
+from server.planning.benchmark_service import seed_rows
+from storage.postgres import benchmarks, clients, users
+from tests.conftest import PASSWORD_HASH, Caller, World, impression
+from tests.every_rpc.cases import Target
+
+
+@dataclass
+class Tenancy:
+    """The tenant, and callers by what they may do.
+
+    Attributes:
+        target: The tenant.
+        elsewhere: Another tenant's client.
+    """
+
+    world: World
+    target: Target
+    elsewhere: str
+    _callers: dict[tuple[str, ...], Caller] = field(default_factory=dict)
+
+    async def with_right(self, permission: str) -> list[Caller]:
+        """A key and a person who have a right, in the other tenant only; whoever can have it at all."""
+        callers = []
+        if permission not in PEOPLE_ONLY:
+            callers.append(await self._key("elsewhere", permission, self.elsewhere))
+        if roles := [role for role in ROLE_PERMISSIONS if role != "admin" and permission in ROLE_PERMISSIONS[role]]:
+            callers.append(await self._user("elsewhere", roles[0], self.elsewhere))
+        return callers
+
+    async def without_right(self, permission: str) -> list[Caller]:
+        """A key and a person of the tenant who have other rights only."""
+        other = next(name for name in sorted(ALL - PEOPLE_ONLY) if name != permission)
+        callers = [await self._key("here", other, self.target.client_id)]
+        if roles := [role for role in ROLE_PERMISSIONS if permission not in ROLE_PERMISSIONS[role]]:
+            callers.append(await self._user("here", roles[-1], self.target.client_id))
+        return callers
+
+    async def _key(self, where: str, permission: str, client_id: str) -> Caller:
+        name = (where, "key", permission)
+        if name not in self._callers:
+            value = options_pb2.Permission.Value(f"PERMISSION_{permission}")
+            self._callers[name] = await self.world.key([client_id], value)
+        return self._callers[name]
+
+    async def _user(self, where: str, role: str, client_id: str) -> Caller:
+        name = (where, "user", role)
+        if name not in self._callers:
+            self._callers[name] = await self.world.user(role, client_id)
+        return self._callers[name]
+
+
+@pytest.fixture(scope="session")
+async def tenancy(world: World) -> Tenancy:
+    """Made once; the walks change nothing of it."""
+    return Tenancy(world, await make_target(world), (await world.client()).client_id)
+
+
+async def make_target(world: World) -> Target:
+    """A tenant with two of everything that is listed."""
+    admin, auth = world.admin, world.admin.auth
+    client = await world.client(type=1)
+    for _ in range(2):
+        await world.client(parent_client_id=client.client_id)
+    projects = [await world.project(client.client_id) for _ in range(2)]
+    campaigns = [await world.campaign(projects[0].project_id) for _ in range(2)]
+    people = [await _person(world, client.client_id) for _ in range(2)]
+    role, raci = project_member_pb2.PROJECT_ROLE_ANALYST, project_member_pb2.RACI_RESPONSIBLE
+    member = await world.member(projects[0].project_id, people[0], role, raci)
+    accounts, keys, integrations = [], [], []
+    for number in range(2):
+        account = service_account_service_pb2.CreateServiceAccountRequest(service_account={"display_name": uuid4().hex})  # type: ignore[arg-type]
+        accounts.append((await admin.service_accounts.CreateServiceAccount(account, metadata=auth)).service_account)
+        key = api_key_service_pb2.CreateApiKeyRequest(
+            display_name="k",
+            permissions=[options_pb2.PERMISSION_CLIENTS_READ],
+            client_ids=[client.client_id],
+            service_account_id=accounts[0].service_account_id,
+        )
+        keys.append((await admin.api_keys.CreateApiKey(key, metadata=auth)).api_key)
+        connect = integration_service_pb2.ConnectIntegrationRequest(
+            client_id=client.client_id,
+            platform_account_id=f"account {number}",
+            credentials={"vk_ads": {"access_token": uuid4().hex, "refresh_token": uuid4().hex}},  # type: ignore[arg-type]
+        )
+        integrations.append((await admin.integrations.ConnectIntegration(connect, metadata=auth)).integration)
+    await benchmarks.add(world.database, seed_rows())
+    tracker = await world.key([client.client_id])
+    await _events(tracker, client.client_id, campaigns[0].campaign_id)
+    files = [await _file(admin, client.client_id) for _ in range(2)]
+    return Target(
+        client_id=client.client_id,
+        project_id=projects[0].project_id,
+        campaign_id=campaigns[0].campaign_id,
+        member_id=member.project_member_id,
+        user_id=str(people[0]),
+        api_key_id=keys[0].api_key_id,
+        service_account_id=accounts[0].service_account_id,
+        integration_id=integrations[0].integration_id,
+        file_key=files[0],
+    )
+
+
+async def _person(world: World, client_id: str) -> UUID:
+    row = await users.create(
+        world.database, email=f"{uuid4().hex}@example.com", password_hash=PASSWORD_HASH, role="analyst"
+    )
+    await clients.add_membership(world.database, user_id=row.id, client_id=UUID(client_id))
+    return row.id
+
+
+async def _events(tracker: Caller, client_id: str, campaign_id: str) -> None:
+    """One event that counts, and two that are put aside."""
+    old = datetime.now(UTC) - timedelta(days=4000)
+    events = [impression(campaign_id), impression(campaign_id, old), impression(campaign_id, old)]
+    batch = event_pb2.EventBatch(events=events)
+    request = statistics_service_pb2.IngestEventsRequest(client_id=client_id, batch=batch)
+    reply = await tracker.statistics.IngestEvents(request, metadata=tracker.auth)
+    assert (reply.stored_count, reply.quarantined_count) == (1, 2)
+
+
+async def _file(caller: Caller, client_id: str) -> str:
+    request = statistics_file_service_pb2.WriteStatisticsFileRequest(
+        client_id=client_id,
+        file_name=f"{uuid4().hex}.parquet",
+        dates=time_pb2.DateRange(start_date="2026-01-01", end_date="2026-01-02"),
+        granularity=time_pb2.GRANULARITY_DAY,
+    )
+    key = ""
+    async for part in caller.files.WriteStatisticsFile(request, metadata=caller.auth):
+        key = part.file.key or key
+    return key
