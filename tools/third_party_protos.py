@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 TARGET = Path("third_party/proto")
-GOOGLE = ["google/rpc/status.proto"]
+GOOGLE = ["google/rpc/status.proto", "google/rpc/error_details.proto"]
 VALIDATE = "buf/validate/validate.proto"
 VALIDATE_SHA256 = "2a3e0c64526998fe77d15033a2cc7d86d9f3770d89d960dec09bcc150a2487c1"
 
