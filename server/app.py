@@ -27,7 +27,7 @@ from mrm.accounts.v1 import (
 )
 from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.operations.v1 import change_service_pb2
-from mrm.planning.v1 import benchmark_service_pb2, project_service_pb2, project_team_service_pb2
+from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
 from mrm_client import is_local
 from server.accounts.api_key_service import ApiKeyService
@@ -43,6 +43,8 @@ from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
 from server.planning.lifecycle import LifecycleRpcs
+from server.planning.media_plan_service import MediaPlanService
+from server.planning.plan_lifecycle import PlanLifecycleRpcs
 from server.planning.project_service import ProjectService
 from server.planning.project_team_service import ProjectTeamService
 from server.platforms.check import Platforms
@@ -94,6 +96,7 @@ SERVICES = (
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     statistics_service_pb2.DESCRIPTOR.services_by_name["StatisticsService"],
     benchmark_service_pb2.DESCRIPTOR.services_by_name["BenchmarkService"],
+    media_plan_service_pb2.DESCRIPTOR.services_by_name["MediaPlanService"],
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
     statistics_file_service_pb2.DESCRIPTOR.services_by_name["StatisticsFileService"],
@@ -227,6 +230,7 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "IntegrationService": [IntegrationService(database, pager, _keyring(settings), platforms, feed.announce)],
+            "MediaPlanService": [MediaPlanService(database, pager), PlanLifecycleRpcs(database, pager)],
             "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],

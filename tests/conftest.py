@@ -35,6 +35,7 @@ from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.operations.v1 import change_service_pb2_grpc
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,
+    media_plan_service_pb2_grpc,
     project_member_pb2,
     project_pb2,
     project_service_pb2,
@@ -92,6 +93,7 @@ class Caller:
     projects: project_service_pb2_grpc.ProjectServiceAsyncStub = field(init=False)
     benchmarks: benchmark_service_pb2_grpc.BenchmarkServiceAsyncStub = field(init=False)
     teams: project_team_service_pb2_grpc.ProjectTeamServiceAsyncStub = field(init=False)
+    plans: media_plan_service_pb2_grpc.MediaPlanServiceAsyncStub = field(init=False)
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
@@ -109,6 +111,7 @@ class Caller:
         self.projects = project_service_pb2_grpc.ProjectServiceStub(channel)
         self.benchmarks = benchmark_service_pb2_grpc.BenchmarkServiceStub(channel)
         self.teams = project_team_service_pb2_grpc.ProjectTeamServiceStub(channel)
+        self.plans = media_plan_service_pb2_grpc.MediaPlanServiceStub(channel)
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)

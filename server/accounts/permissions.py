@@ -4,15 +4,23 @@ from mrm.common.v1 import options_pb2
 from server.rpc.policy import permission_name
 
 _READ = frozenset(
-    {"CLIENTS_READ", "PROJECTS_READ", "MEDIA_PLANS_READ", "CAMPAIGNS_READ", "STATISTICS_READ", "CHANGES_READ"}
+    {
+        "CLIENTS_READ",
+        "PROJECTS_READ",
+        "MEDIA_PLANS_READ",
+        "MEDIA_PLANS_COMMENT",
+        "CAMPAIGNS_READ",
+        "STATISTICS_READ",
+        "CHANGES_READ",
+    }
 )
 
 # Rights that only a program's key may hold: measurements come from trackers and platforms, not from people.
 KEY_ONLY = frozenset({"STATISTICS_INGEST"})
 
-# Rights that no key may hold: a key that makes people makes itself an administrator, and what cannot be undone or is a
-# decision has a person behind it.
-PEOPLE_ONLY = frozenset({"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE"})
+# Rights that no key may hold: a key that makes people makes itself an administrator, and what cannot be undone, is a
+# decision or an opinion has a person behind it.
+PEOPLE_ONLY = frozenset({"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT"})
 
 ALL = frozenset(permission_name(value) for value in options_pb2.Permission.values()) - {
     "UNSPECIFIED",
@@ -56,6 +64,7 @@ TEAM_LETTERS: dict[str, str] = {
     "CAMPAIGNS_READ": "RACI",
     "STATISTICS_READ": "RACI",
     "CHANGES_READ": "RACI",
+    "MEDIA_PLANS_COMMENT": "RAC",
     "PROJECTS_WRITE": "RA",
     "MEDIA_PLANS_WRITE": "RA",
     "CAMPAIGNS_WRITE": "RA",

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 from server.campaigns import convert
+from server.campaigns.plan_binding import Wanted, bind
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, NotFound
 from server.rpc.paging import Pager
@@ -14,7 +15,19 @@ from server.rpc.values import apply_mask, check_etag, optional_id, required_id
 from storage.postgres import campaigns, outbox, projects
 from storage.postgres.database import Database
 
-WRITABLE: Final = frozenset({"display_name", "daily_budget", "total_budget", "external_id", "configuration"})
+WRITABLE: Final = frozenset(
+    {
+        "display_name",
+        "daily_budget",
+        "total_budget",
+        "external_id",
+        "configuration",
+        "media_plan_lineage_id",
+        "plan_channel_id",
+    }
+)
+# What a media plan has a say in.
+_PLANNED: Final = frozenset({"*", "total_budget", "media_plan_lineage_id", "plan_channel_id"})
 
 
 class CampaignService:
@@ -32,7 +45,9 @@ class CampaignService:
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, call: Mutation) -> pb.CreateCampaignResponse:
         """Makes a campaign in state draft; the outbox carries it to ClickHouse."""
         wanted = request.campaign
-        project = await projects.get(call.tx, call.scope, UUID(wanted.project_id))
+        planned = bool(wanted.media_plan_lineage_id or wanted.plan_channel_id)
+        read = projects.get_for_update if planned else projects.get
+        project = await read(call.tx, call.scope, UUID(wanted.project_id))
         if project is None:
             raise NotFound.resource("project", wanted.project_id)
         if project.status in ("completed", "archived"):
@@ -41,13 +56,28 @@ class CampaignService:
                 metadata={"state": project.status, "wanted": "active"},
             )
         currency = wanted.currency_code or project.budget_currency
+        columns = convert.writable(wanted, currency)
+        if planned:
+            columns |= await bind(
+                call,
+                Wanted(
+                    campaign_id=None,
+                    project_id=project.id,
+                    name=columns["name"],
+                    currency=currency,
+                    budget_total=columns["budget_total"],
+                    lineage_id=optional_id(wanted.media_plan_lineage_id),
+                    channel_id=optional_id(wanted.plan_channel_id),
+                    version=None,
+                ),
+            )
         row = await campaigns.create(
             call.tx,
             client_id=project.client_id,
             project_id=project.id,
             platform=convert.PLATFORMS.word(wanted.platform),
             currency=currency,
-            **convert.writable(wanted, currency),
+            **columns,
         )
         await outbox.append(call.tx, "campaign", str(row.id))
         campaign = convert.campaign(row)
@@ -82,6 +112,12 @@ class CampaignService:
     async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, call: Mutation) -> pb.UpdateCampaignResponse:
         """Changes a campaign that is not archived."""
         campaign_id = required_id(request.campaign.campaign_id, "campaign.campaign_id")
+        planned = any(path.partition(".")[0] in _PLANNED for path in request.update_mask.paths)
+        if planned:
+            # The project is locked before the campaign, as everywhere; a campaign never changes its project.
+            seen = await campaigns.get(call.tx, call.scope, campaign_id)
+            if seen is not None:
+                await projects.get_for_update(call.tx, call.scope, seen.project_id)
         row = await campaigns.get_for_update(call.tx, call.scope, campaign_id)
         if row is None:
             raise NotFound.resource("campaign", str(campaign_id))
@@ -93,7 +129,22 @@ class CampaignService:
         before = convert.campaign(row)
         after = apply_mask(before, request.campaign, request.update_mask, WRITABLE, "campaign")
         validate(after, "campaign")
-        stored = await campaigns.update(call.tx, call.scope, replace(row, **convert.writable(after, row.currency)))
+        columns = convert.writable(after, row.currency)
+        if planned:
+            wanted = Wanted(
+                campaign_id=row.id,
+                project_id=row.project_id,
+                name=columns["name"],
+                currency=row.currency,
+                budget_total=columns["budget_total"],
+                lineage_id=optional_id(after.media_plan_lineage_id),
+                channel_id=optional_id(after.plan_channel_id),
+                version=None,
+            )
+            if (wanted.lineage_id, wanted.channel_id) == (row.plan_lineage_id, row.plan_channel_id):
+                wanted = replace(wanted, version=row.plan_version)
+            columns |= await bind(call, wanted)
+        stored = await campaigns.update(call.tx, call.scope, replace(row, **columns))
         if stored is None:
             raise NotFound.resource("campaign", str(campaign_id))
         campaign = convert.campaign(stored)

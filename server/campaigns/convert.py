@@ -31,6 +31,9 @@ def campaign(row: Campaign) -> campaign_pb2.Campaign:
         external_id=row.external_id or "",
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),
+        media_plan_lineage_id=str(row.plan_lineage_id or ""),
+        plan_channel_id=str(row.plan_channel_id or ""),
+        media_plan_version=row.plan_version or 0,
     )
     if row.configuration:
         message.configuration.update(row.configuration)

@@ -5,14 +5,16 @@ from typing import Final
 from uuid import UUID
 
 from mrm.planning.v1 import project_service_pb2 as pb
+from server import budgets
 from server.accounts.permissions import PROJECT_ROLES
 from server.planning import convert
+from server.planning.plan_convert import micros
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound
 from server.rpc.paging import Pager
 from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, day, optional_id, required_id
-from storage.postgres import clients, project_team, projects
+from storage.postgres import clients, media_plans, project_team, projects
 from storage.postgres.database import Database
 
 WRITABLE: Final = frozenset({"display_name", "description", "total_budget", "start_date", "end_date", "brief"})
@@ -95,9 +97,12 @@ class ProjectService:
         validate(after, "project")
         if row.status == "active" and not (after.start_date and after.end_date and after.HasField("total_budget")):
             raise InvalidRequest.field("project", "ACTIVE_INCOMPLETE", "an active project keeps its budget and dates")
-        stored = await projects.update(
-            call.tx, call.scope, replace(row, **convert.writable(after, row.budget_currency))
-        )
+        changed = replace(row, **convert.writable(after, row.budget_currency))
+        limit, former = micros(changed.budget_total), micros(row.budget_total)
+        if limit is not None and (former is None or limit < former):
+            committed = await media_plans.committed(call.tx, call.scope, row.id)
+            budgets.check_project([micros(total) or 0 for total in committed.values()], limit, row.budget_currency)
+        stored = await projects.update(call.tx, call.scope, changed)
         if stored is None:
             raise NotFound.resource("project", str(project_id))
         project = convert.project(stored)

@@ -64,6 +64,18 @@ class CampaignDimension:
     time_zone: str
 
 
+@dataclass(frozen=True, slots=True)
+class BoundCampaign:
+    """What a media plan needs to know of a campaign that it pays for."""
+
+    id: UUID
+    name: str
+    status: str
+    plan_version: int
+    plan_channel_id: UUID
+    budget_total: Decimal
+
+
 _COLUMNS = """c.id, c.client_id, c.project_id, c.plan_lineage_id, c.plan_version, c.plan_channel_id, c.integration_id,
   c.external_id, c.platform, c.name, c.status, c.currency, c.budget_daily, c.budget_total, c.budget_spent,
   c.configuration, c.observed, c.last_synced_at, c.revision, c.created_at, c.updated_at"""
@@ -113,6 +125,13 @@ WHERE c.project_id = $4 AND c.status = 'active' AND {_VISIBLE} ORDER BY c.id FOR
 _PAUSE = f"""
 UPDATE campaigns c SET status = 'paused' FROM clients cl
 WHERE c.id = ANY ($4::uuid[]) AND cl.id = c.client_id AND c.status = 'active' AND {_VISIBLE}"""
+
+# Campaigns bound to a media plan.
+_BOUND = f"""
+SELECT c.id, c.name, c.status, c.plan_version, c.plan_channel_id, c.budget_total
+FROM campaigns c JOIN clients cl ON cl.id = c.client_id
+WHERE c.plan_lineage_id = $4 AND num_nulls(c.plan_version, c.plan_channel_id, c.budget_total) = 0 AND {_VISIBLE}
+ORDER BY c.id"""
 
 # The present revision, to tell a stale campaign from a missing one.
 _REVISION = f"""
@@ -226,6 +245,11 @@ async def update(
         changed.configuration, changed.observed, changed.last_synced_at,
     )  # fmt: skip
     return None if row is None else Campaign(*row)
+
+
+async def bound(db: Executor, scope: Scope, lineage_id: UUID) -> list[BoundCampaign]:
+    """The campaigns bound to a media plan, archived ones as well, oldest first."""
+    return [BoundCampaign(*row) for row in await db.fetch(_BOUND, *scope.args, lineage_id)]
 
 
 async def active_of_project(db: Executor, scope: Scope, project_id: UUID) -> list[UUID]:

@@ -65,6 +65,11 @@ SELECT {_COLUMNS} FROM projects p JOIN clients cl ON cl.id = p.client_id WHERE p
 # One project, kept from changing until the transaction ends.
 _GET_FOR_UPDATE = f"{_GET} FOR UPDATE OF p"
 
+# The project of a media plan, kept from changing until the transaction ends.
+_OF_PLAN_FOR_UPDATE = f"""
+SELECT {_COLUMNS} FROM projects p JOIN clients cl ON cl.id = p.client_id
+WHERE p.id = (SELECT m.project_id FROM media_plans m WHERE m.id = $4) AND {_VISIBLE} FOR UPDATE OF p"""
+
 # One page of projects, oldest first.
 _LIST_PAGE = f"""
 SELECT {_COLUMNS} FROM projects p JOIN clients cl ON cl.id = p.client_id
@@ -124,6 +129,15 @@ async def get(db: Executor, scope: Scope, project_id: UUID) -> Project | None:
 async def get_for_update(db: Executor, scope: Scope, project_id: UUID) -> Project | None:
     """As `get`, and keeps others from changing the project until the transaction ends."""
     row = await db.fetchrow(_GET_FOR_UPDATE, *scope.args, project_id)
+    return None if row is None else Project(*row)
+
+
+async def of_plan_for_update(db: Executor, scope: Scope, media_plan_id: UUID) -> Project | None:
+    """The project that a media plan is of, kept from changing until the transaction ends.
+
+    Whatever compares sums of budgets holds this lock, so that sums of one project are compared one after another.
+    """
+    row = await db.fetchrow(_OF_PLAN_FOR_UPDATE, *scope.args, media_plan_id)
     return None if row is None else Project(*row)
 
 

@@ -177,11 +177,12 @@ class TestH16MediaPlans:
 
 class TestH17CampaignsBelongToLineages:
     async def test_a_new_version_keeps_the_campaign_and_an_old_one_cannot_go(
-        self, db: Executor, insert: Insert
+        self, db: Executor, insert: Insert, world: Any
     ) -> None:
         lineage = await insert("plan_lineages")
         first = await insert("media_plans", lineage_id=lineage, version=1)
-        await insert("media_plans", lineage_id=lineage, version=2)
+        approved = {"status": "approved", "approved_by": world.member.id, "approved_at": "2026-01-01T00:00Z"}
+        await insert("media_plans", lineage_id=lineage, version=2, **approved)
         await insert("campaigns", plan_lineage_id=lineage, plan_version=1)
         await refused(
             Conflict, "campaigns_plan_version_fkey", db.execute("DELETE FROM media_plans WHERE id = $1", first)

@@ -78,6 +78,9 @@ class Campaign(_message.Message):
     CONFIGURATION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    MEDIA_PLAN_LINEAGE_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CHANNEL_ID_FIELD_NUMBER: _builtins.int
+    MEDIA_PLAN_VERSION_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """UUID of the campaign. Output only."""
     etag: _builtins.str
@@ -96,6 +99,14 @@ class Campaign(_message.Message):
     """Currency of all amounts of the campaign, ISO 4217. Immutable; the project's if empty."""
     external_id: _builtins.str
     """Id of the campaign on its platform; empty while it exists only here."""
+    media_plan_lineage_id: _builtins.str
+    """The media plan it is paid from, through all its versions (`lineage_id` of a plan of the same project); empty if none.
+    Given with `plan_channel_id`. A campaign of a plan has a total budget, in the plan's currency.
+    """
+    plan_channel_id: _builtins.str
+    """The channel of that plan; given with `media_plan_lineage_id`."""
+    media_plan_version: _builtins.int
+    """Number of the plan's version under which the campaign was bound to it; 0 if it is not. Output only."""
     @_builtins.property
     def daily_budget(self) -> _money_pb2.Money:
         """Most to spend in a day, in the campaign's currency; absent if unlimited."""
@@ -138,10 +149,13 @@ class Campaign(_message.Message):
         configuration: _struct_pb2.Struct | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        media_plan_lineage_id: _builtins.str = ...,
+        plan_channel_id: _builtins.str = ...,
+        media_plan_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "create_time", b"create_time", "daily_budget", b"daily_budget", "spent_budget", b"spent_budget", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "client_id", b"client_id", "configuration", b"configuration", "create_time", b"create_time", "currency_code", b"currency_code", "daily_budget", b"daily_budget", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "platform", b"platform", "project_id", b"project_id", "spent_budget", b"spent_budget", "status", b"status", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "client_id", b"client_id", "configuration", b"configuration", "create_time", b"create_time", "currency_code", b"currency_code", "daily_budget", b"daily_budget", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "media_plan_lineage_id", b"media_plan_lineage_id", "media_plan_version", b"media_plan_version", "plan_channel_id", b"plan_channel_id", "platform", b"platform", "project_id", b"project_id", "spent_budget", b"spent_budget", "status", b"status", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

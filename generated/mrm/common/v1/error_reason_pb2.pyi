@@ -86,6 +86,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. What follows the resume token is no longer kept, or the database was restored to an earlier state: read
     the present state anew, then watch with the token of GetOldestChangeToken or without one.
     """
+    ERROR_REASON_BUDGET_MISMATCH: _ErrorReason.ValueType  # 50
+    """FAILED_PRECONDITION. Budgets do not fit together. Metadata: `rule` (channels_equal_plan, plans_within_project,
+    campaigns_within_plan or campaigns_within_channel), `sum`, `limit` and `difference` (exact decimals of one
+    `currency_code`, sum less limit), and the ids concerned.
+    """
+    ERROR_REASON_OWN_WORK: _ErrorReason.ValueType  # 51
+    """FAILED_PRECONDITION. Nobody approves what they wrote or submitted themselves: ask somebody else."""
     ERROR_REASON_FILE_INVALID: _ErrorReason.ValueType  # 60
     """INVALID_ARGUMENT. A file to import is damaged or its rows are at fault; nothing of it is stored by the call, and
     google.rpc.BadRequest names rows and columns.
@@ -164,6 +171,13 @@ ERROR_REASON_CHANGES_GONE: ErrorReason.ValueType  # 29
 """OUT_OF_RANGE. What follows the resume token is no longer kept, or the database was restored to an earlier state: read
 the present state anew, then watch with the token of GetOldestChangeToken or without one.
 """
+ERROR_REASON_BUDGET_MISMATCH: ErrorReason.ValueType  # 50
+"""FAILED_PRECONDITION. Budgets do not fit together. Metadata: `rule` (channels_equal_plan, plans_within_project,
+campaigns_within_plan or campaigns_within_channel), `sum`, `limit` and `difference` (exact decimals of one
+`currency_code`, sum less limit), and the ids concerned.
+"""
+ERROR_REASON_OWN_WORK: ErrorReason.ValueType  # 51
+"""FAILED_PRECONDITION. Nobody approves what they wrote or submitted themselves: ask somebody else."""
 ERROR_REASON_FILE_INVALID: ErrorReason.ValueType  # 60
 """INVALID_ARGUMENT. A file to import is damaged or its rows are at fault; nothing of it is stored by the call, and
 google.rpc.BadRequest names rows and columns.

@@ -73,6 +73,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Hand a project's accountability to somebody else; without the right everywhere, only as its Accountable."""
     PERMISSION_PROJECTS_RESTORE: _Permission.ValueType  # 23
     """Take archived projects back."""
+    PERMISSION_MEDIA_PLANS_COMMENT: _Permission.ValueType  # 24
+    """Say something about media plans. People have it wherever they see the project, except those who are only Informed."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -125,6 +127,8 @@ PERMISSION_PROJECTS_TRANSFER: Permission.ValueType  # 22
 """Hand a project's accountability to somebody else; without the right everywhere, only as its Accountable."""
 PERMISSION_PROJECTS_RESTORE: Permission.ValueType  # 23
 """Take archived projects back."""
+PERMISSION_MEDIA_PLANS_COMMENT: Permission.ValueType  # 24
+"""Say something about media plans. People have it wherever they see the project, except those who are only Informed."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
