@@ -149,6 +149,17 @@ WHERE m.id = $4 AND p.id = m.project_id AND m.revision = $5 AND {_VISIBLE} RETUR
 # The present revision, to tell a stale version from a missing one.
 _REVISION = f"SELECT m.revision {_FROM} WHERE m.id = $4 AND {_VISIBLE}"
 
+# Of a draft, the rows that go with it.
+_OF_DRAFT = f"""
+USING media_plans m JOIN projects p ON p.id = m.project_id JOIN clients cl ON cl.id = p.client_id
+WHERE r.media_plan_id = $4 AND m.id = $4 AND m.status = 'draft' AND {_VISIBLE}"""
+
+# Removes what was decided about a draft.
+_DELETE_DECISIONS = f"DELETE FROM media_plan_decisions r {_OF_DRAFT}"
+
+# Removes what was said about a draft.
+_DELETE_COMMENTS = f"DELETE FROM media_plan_comments r {_OF_DRAFT}"
+
 # Removes a draft.
 _DELETE = f"""
 DELETE FROM media_plans m USING projects p JOIN clients cl ON cl.id = p.client_id
@@ -283,11 +294,13 @@ async def update(db: Executor, scope: Scope, changed: MediaPlan) -> MediaPlan | 
 
 
 async def delete(db: Executor, scope: Scope, plan: MediaPlan) -> bool:
-    """Removes a draft, and its lineage if that leaves it empty; whether there was one.
+    """Removes a draft with its history, and its lineage if that leaves it empty; whether there was one.
 
     Raises:
         Conflict: ``campaigns_plan_version_fkey``: campaigns are bound under it.
     """
+    await db.execute(_DELETE_DECISIONS, *scope.args, plan.id)
+    await db.execute(_DELETE_COMMENTS, *scope.args, plan.id)
     if await db.execute(_DELETE, *scope.args, plan.id) == "DELETE 0":
         return False
     await db.execute(_DELETE_LINEAGE, *scope.args, plan.lineage_id)

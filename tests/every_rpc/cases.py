@@ -35,6 +35,8 @@ class Target:
     client_id: str
     project_id: str
     campaign_id: str
+    media_plan_id: str
+    lineage_id: str
     member_id: str
     user_id: str
     api_key_id: str
@@ -83,6 +85,10 @@ def _event(target: Target) -> Fields:
 
 def _of_project(target: Target) -> Fields:
     return {"project_id": target.project_id}
+
+
+def _of_plan(target: Target) -> Fields:
+    return {"media_plan_id": target.media_plan_id}
 
 
 def _of_client(target: Target) -> Fields:
@@ -208,6 +214,35 @@ CASES: Final[dict[str, Case]] = {
     "ProjectTeamService/TransferAccountability": Case(
         lambda t: {"project_id": t.project_id, "project_member_id": t.member_id}
     ),
+    "MediaPlanService/CreateMediaPlan": Case(
+        lambda t: {"media_plan": {"project_id": t.project_id, "display_name": "m"}}
+    ),
+    "MediaPlanService/GetMediaPlan": Case(_of_plan),
+    "MediaPlanService/ListMediaPlans": Case(
+        lambda t: {"filter": {"project_id": t.project_id}},
+        EMPTY,
+        filters=(
+            lambda t: {"filter": {"client_id": t.client_id}},
+            lambda t: {"filter": {"lineage_id": t.lineage_id}},
+        ),
+    ),
+    "MediaPlanService/UpdateMediaPlan": Case(
+        lambda t: {"media_plan": {**_of_plan(t), "display_name": "x"}, "update_mask": "displayName"}
+    ),
+    "MediaPlanService/CreateMediaPlanVersion": Case(_of_plan),
+    "MediaPlanService/DiffMediaPlans": Case(
+        lambda t: {"base_media_plan_id": t.media_plan_id, "other_media_plan_id": t.media_plan_id}
+    ),
+    "MediaPlanService/DeleteMediaPlan": Case(_of_plan),
+    "MediaPlanService/SubmitMediaPlan": Case(_of_plan),
+    "MediaPlanService/ApproveMediaPlan": Case(_of_plan),
+    "MediaPlanService/RejectMediaPlan": Case(lambda t: {**_of_plan(t), "comment": "x"}),
+    "MediaPlanService/RecallMediaPlan": Case(lambda t: {**_of_plan(t), "comment": "x"}),
+    "MediaPlanService/ActivateMediaPlan": Case(_of_plan),
+    "MediaPlanService/CompleteMediaPlan": Case(_of_plan),
+    "MediaPlanService/ListMediaPlanDecisions": Case(_of_plan),
+    "MediaPlanService/CreateMediaPlanComment": Case(lambda t: {"comment": {**_of_plan(t), "text": "x"}}),
+    "MediaPlanService/ListMediaPlanComments": Case(_of_plan),
     "BenchmarkService/ListBenchmarks": Case(lambda t: {"currency_code": "XXX"}, OWN),
     "CampaignService/CreateCampaign": Case(
         lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}

@@ -10,13 +10,14 @@ import pytest
 
 from mrm.accounts.v1 import api_key_service_pb2, integration_service_pb2, service_account_service_pb2
 from mrm.common.v1 import options_pb2, time_pb2
-from mrm.planning.v1 import project_member_pb2
+from mrm.planning.v1 import media_plan_pb2, media_plan_service_pb2, project_member_pb2
 from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics_service_pb2
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.planning.benchmark_service import seed_rows
 from storage.postgres import benchmarks, clients, users
 from tests.conftest import PASSWORD_HASH, Caller, World, impression
 from tests.every_rpc.cases import Target
+from tests.planning import plans
 
 
 @dataclass
@@ -78,6 +79,13 @@ async def make_target(world: World) -> Target:
         await world.client(parent_client_id=client.client_id)
     projects = [await world.project(client.client_id) for _ in range(2)]
     campaigns = [await world.campaign(projects[0].project_id) for _ in range(2)]
+    media_plans = [await plans.create(admin, projects[0].project_id, 1) for _ in range(2)]
+    await plans.step(admin, "submit", media_plans[0].media_plan_id)
+    await plans.step(admin, "recall", media_plans[0].media_plan_id)
+    for _ in range(2):
+        remark = media_plan_pb2.MediaPlanComment(media_plan_id=media_plans[0].media_plan_id, text="Hm.")
+        saying = media_plan_service_pb2.CreateMediaPlanCommentRequest(comment=remark)
+        await admin.plans.CreateMediaPlanComment(saying, metadata=auth)
     people = [await _person(world, client.client_id) for _ in range(2)]
     role, raci = project_member_pb2.PROJECT_ROLE_ANALYST, project_member_pb2.RACI_RESPONSIBLE
     member = await world.member(projects[0].project_id, people[0], role, raci)
@@ -106,6 +114,8 @@ async def make_target(world: World) -> Target:
         client_id=client.client_id,
         project_id=projects[0].project_id,
         campaign_id=campaigns[0].campaign_id,
+        media_plan_id=media_plans[0].media_plan_id,
+        lineage_id=media_plans[0].lineage_id,
         member_id=member.project_member_id,
         user_id=str(people[0]),
         api_key_id=keys[0].api_key_id,

@@ -24,7 +24,7 @@ CREATE TRIGGER media_plans_decision_frozen BEFORE UPDATE ON media_plans
 
 CREATE TABLE media_plan_decisions (
   id UUID PRIMARY KEY,
-  media_plan_id UUID NOT NULL REFERENCES media_plans (id) ON DELETE CASCADE,
+  media_plan_id UUID NOT NULL REFERENCES media_plans (id) ON DELETE RESTRICT,
   kind VARCHAR(20) NOT NULL CONSTRAINT media_plan_decisions_kind_known
     CHECK (kind IN ('submit', 'approve', 'reject', 'recall', 'activate', 'complete', 'supersede')),
   decided_by UUID REFERENCES users (id) ON DELETE RESTRICT,
@@ -42,7 +42,7 @@ CREATE TRIGGER media_plan_decisions_fixed BEFORE UPDATE ON media_plan_decisions
 
 CREATE TABLE media_plan_comments (
   id UUID PRIMARY KEY,
-  media_plan_id UUID NOT NULL REFERENCES media_plans (id) ON DELETE CASCADE,
+  media_plan_id UUID NOT NULL REFERENCES media_plans (id) ON DELETE RESTRICT,
   project_id UUID NOT NULL REFERENCES projects (id) ON DELETE RESTRICT,
   channel_id UUID,
   author_id UUID NOT NULL REFERENCES users (id) ON DELETE RESTRICT,
