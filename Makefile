@@ -11,7 +11,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 # Where caching of bytecode is switched off, each of the many commands that the tests start compiles everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help install demo up test bars chaos bench growth lint proto proto-check proto-accept lock clean
+.PHONY: help install demo up test bars chaos bench growth lint proto proto-check proto-accept docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ proto-check: $(STAMP) ## The contract breaks nobody, and generated/ is what prot
 proto-accept: $(STAMP) ## Make the present contract the baseline that later ones must not break
 	@$(RUN) python tools/third_party_protos.py
 	@$(RUN) buf build --output protos/baseline.binpb
+
+docs: $(STAMP) ## Render the API reference into docs/api.html from the contract's comments
+	@$(RUN) python tools/make_docs.py
 
 lock: $(STAMP) ## Resolve the dependencies anew
 	@for kind in "dev --all-extras" "server --extra=server"; do set -- $$kind; \
