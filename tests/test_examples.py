@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
+from tests.client.conftest import CLIENT_ID, TOKEN, Running, Watched, status
 from tests.conftest import PASSWORD
 
 if TYPE_CHECKING:
@@ -74,23 +76,70 @@ async def test_the_python_example_works(world: World, tmp_path: Path) -> None:
     assert "impressions: 10" in lines
 
 
-async def test_the_node_example_works(world: World, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+async def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Node example with its packages, in a place of its own."""
+    folder = tmp_path_factory.mktemp("node")
     example = shutil.copytree(
-        ROOT / "examples/node", tmp_path / "examples/node", ignore=shutil.ignore_patterns("node_modules")
+        ROOT / "examples/node", folder / "examples/node", ignore=shutil.ignore_patterns("node_modules")
     )
-    (tmp_path / "generated").symlink_to(ROOT / "generated")
-    code, output = await run(
-        "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline", cwd=example
-    )
+    (folder / "generated").symlink_to(ROOT / "generated")
+    quietly = ("--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
+    code, output = await run("npm", "ci", *quietly, cwd=example)
     if code and UNREACHABLE.search(output):
         pytest.skip(f"npm cannot reach the packages of examples/node: {output.strip().splitlines()[-1]}")
     assert code == 0, output
-    lines = await check(world, "node", "quickstart.js", cwd=example)
+    return example
+
+
+async def test_the_node_example_works(world: World, node: Path) -> None:
+    lines = await check(world, "node", "quickstart.js", cwd=node)
     assert [line for line in lines if line.startswith("appended")] == [
         "appended from event 0 to 6",
         "appended from event 6 to 10",
     ]
     assert any(re.fullmatch(r"(snapshot|update) 10", line) for line in lines)
+
+
+async def test_node_resumes_what_breaks(node: Path) -> None:
+    script = """
+        import grpc from '@grpc/grpc-js'
+        import { append, detailsOf, mrm, open, watch } from './client.js'
+        const { MRM_TARGET: target, TOKEN: token, CLIENT_ID: client } = process.env
+        const statistics = open(mrm.statistics.v1.StatisticsService, target, token)
+        const events = Array.from({ length: 20 }, (_, n) => ({ event_id: String(n) }))
+        console.log('from', await append(statistics, client, 'a', events, 5))
+        try {
+          await append(statistics, client, 'b', events, 5)
+        } catch (error) {
+          console.log(grpc.status[error.code], detailsOf(error)['google.rpc.ErrorInfo'].reason)
+        }
+        for await (const message of watch(statistics, 'WatchMetrics', { client_id: client })) {
+          console.log(message.kind)
+          if (message.kind === 'heartbeat') break
+        }
+    """
+    server = Running()
+    await server.start()
+    try:
+        full = status(grpc.StatusCode.RESOURCE_EXHAUSTED, "INGEST_QUEUE_FULL", retry_after=0.2)
+        invalid = status(grpc.StatusCode.INVALID_ARGUMENT, "EVENTS_INVALID")
+        server.fake.failures = ["drop", full, None, None, None, invalid]
+        snapshot, heartbeat = Watched(resume_token="first"), Watched()
+        snapshot.snapshot.complete = True
+        heartbeat.heartbeat.SetInParent()
+        server.fake.watch_script = [[snapshot, grpc.StatusCode.UNAVAILABLE], [heartbeat]]
+        target = f"127.0.0.1:{server.port}"
+        command = ("node", "--input-type=module", "--eval", script)
+        code, output = await run(*command, cwd=node, MRM_TARGET=target, TOKEN=TOKEN, CLIENT_ID=CLIENT_ID)
+    finally:
+        await server.stop()
+    assert code == 0, output
+    assert output.splitlines() == ["from 0", "INVALID_ARGUMENT EVENTS_INVALID", "snapshot", "heartbeat"]
+    assert server.fake.streams["a"] == [str(number) for number in range(20)]
+    assert server.fake.batch_sizes == [5, 5, 5, 5]
+    assert server.fake.opened == 4
+    assert [request.resume_token for request in server.fake.watch_requests] == ["", "first"]
 
 
 def test_the_lock_of_the_node_example_names_no_registry() -> None:

@@ -50,8 +50,12 @@ export function detailsOf (error) {
   }))
 }
 
-/** Appends an array of events to a named stream. Whatever breaks, it asks the server how far it got and goes on there. */
+/**
+ * Appends an array of events to a named stream; tells from which one on, since the server may know the first. Whatever breaks,
+ * it asks the server how far it got and goes on there.
+ */
 export async function append (statistics, clientId, streamId, events, batchSize = 5000) {
+  let first
   return await persistently(async progress => {
     const stream = statistics.AppendEvents()
     stream.on('error', () => {}) // is thrown by `replies`
@@ -64,13 +68,14 @@ export async function append (statistics, clientId, streamId, events, batchSize 
       if (error && error.code !== grpc.status.ALREADY_EXISTS) { // already stored is as good as stored
         throw Object.assign(new Error(error.message), { code: error.code, statusDetails: error.details })
       }
-      progress()
       return Number(reply.next_offset)
     }
     try {
-      const first = await exchange({ client_id: clientId, stream_id: streamId })
-      for (let next = first; next < events.length;) {
+      let next = await exchange({ client_id: clientId, stream_id: streamId })
+      first ??= next
+      while (next < events.length) {
         next = await exchange({ offset: next, batch: { events: events.slice(next, next + batchSize) } })
+        progress()
       }
       stream.end()
       await replies.next()
@@ -83,20 +88,23 @@ export async function append (statistics, clientId, streamId, events, batchSize 
 
 /** Messages of a watch, over any number of disconnects: `for await (const message of watch(changes, 'WatchChanges', {...}))`. */
 export async function * watch (service, method, request) {
-  for (;;) {
+  for (let failures = 0; ;) {
+    let failure
     const stream = service[method](request)
     stream.on('error', () => {}) // is thrown by the loop
     try {
       for await (const message of stream) {
+        failures = 0
         if (message.resume_token) request = { ...request, resume_token: message.resume_token }
         yield message
       }
     } catch (error) {
       if (!passing.has(error.code)) throw error
+      failure = error
     } finally {
       stream.cancel()
     }
-    await sleep(500 + 1000 * Math.random())
+    await sleep(pause(++failures, failure))
   }
 }
 
@@ -109,7 +117,14 @@ async function persistently (attempt, most = 10) {
       return await attempt(() => { failures = 0 })
     } catch (error) {
       if (!passing.has(error.code) || ++failures === most) throw error
-      await sleep(Math.min(5000, 100 * 2 ** failures) * (0.5 + 0.5 * Math.random()))
+      await sleep(pause(failures, error))
     }
   }
+}
+
+// Milliseconds: what the server asks for, or ever longer; the chance in it spreads the callers of a server that comes back.
+function pause (failures, error) {
+  const asked = error && detailsOf(error)['google.rpc.RetryInfo']?.retry_delay
+  const own = Math.min(5000, 50 * 2 ** failures)
+  return Math.max(asked ? asked.seconds * 1000 + asked.nanos / 1e6 : 0, own / 2) + Math.random() * own / 2
 }
