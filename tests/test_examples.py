@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 # What npm says when it cannot reach the packages, as opposed to disagreeing with the lock file.
 UNREACHABLE = re.compile(
-    r"\b(EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ENOTFOUND|E?TIMEDOUT|ERR_SOCKET|E(401|403|5\d\d))\b"
+    r"\b(EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ENOTFOUND|E?TIMEDOUT|ERR_SOCKET_TIMEOUT|E(401|403|5\d\d))\b"
 )
 
 
@@ -85,9 +85,10 @@ async def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "generated").symlink_to(ROOT / "generated")
     quietly = ("--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline")
-    code, output = await run("npm", "ci", *quietly, cwd=example)
-    if code and UNREACHABLE.search(output):
-        pytest.skip(f"npm cannot reach the packages of examples/node: {output.strip().splitlines()[-1]}")
+    soon = ("--fetch-retries=1", "--fetch-timeout=20000")
+    code, output = await run("npm", "ci", *quietly, *soon, cwd=example)
+    if code and (found := UNREACHABLE.search(output)):
+        pytest.skip(f"npm cannot reach the packages of examples/node ({found[0]})")
     assert code == 0, output
     return example
 
