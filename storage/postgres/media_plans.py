@@ -185,8 +185,11 @@ async def create(
     author_ids: Sequence[UUID] = (),
     lineage_id: UUID | None = None,
     version: int = 1,
+    media_plan_id: UUID | None = None,
 ) -> MediaPlan:
-    """Adds a version as a draft. The caller has checked that it may add one to the project.
+    """Adds a version as a draft, the first one with its lineage.
+
+    The caller has checked that it may add one to the project.
 
     Args:
         db: Where to run it.
@@ -198,18 +201,19 @@ async def create(
         targeting: As in the table's comment.
         created_by: Who begins it, when a person.
         author_ids: Who wrote it.
-        lineage_id: The plan that it is a version of; a new one when None.
+        lineage_id: The plan that it is a version of; a new id when None.
         version: Its number.
+        media_plan_id: Its id; a new one when None.
 
     Raises:
         Conflict: ``media_plans_version_key`` or ``media_plans_one_open``.
         Invalid: A value is not allowed.
     """
-    if lineage_id is None:
-        lineage_id = new_id()
+    lineage_id = lineage_id or new_id()
+    if version == 1:
         await db.execute(_CREATE_LINEAGE, lineage_id, project_id, name, created_by)
     row = await db.fetchrow(
-        _CREATE, new_id(), lineage_id, project_id, name, version, total_budget, currency,
+        _CREATE, media_plan_id or new_id(), lineage_id, project_id, name, version, total_budget, currency,
         [dict(channel) for channel in channels], dict(targeting), created_by, list(author_ids),
     )  # fmt: skip
     return MediaPlan(*returned(row))
