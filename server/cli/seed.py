@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from server.cli import runfile
 from server.cli.console import CommandFailed, out, progress, run, say, step
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, load_settings
 
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 _NEXT = """
 [bold]Go on[/]
-  grpcurl -plaintext -d @ 127.0.0.1:50051 mrm.accounts.v1.SessionService/Login \\
+  grpcurl -plaintext -d @ TARGET mrm.accounts.v1.SessionService/Login \\
     <<< '{"email": "pm@demo.example", "password": "..."}'
   export MRM_TOKEN=...                       [dim]# sessionToken of the reply[/]
   grpcurl -plaintext -H "authorization: Bearer $MRM_TOKEN" \\
     -d '{"dates": {"start_date": "START", "end_date": "END"}, "granularity": "GRANULARITY_MONTH",
          "filter": {"client_ids": \\["CLIENT"]}}' \\
-    127.0.0.1:50051 mrm.statistics.v1.StatisticsService/QueryStatistics
+    TARGET mrm.statistics.v1.StatisticsService/QueryStatistics
   mrm export --client CLIENT --from START --to END --out year.parquet
   mrm changes --client CLIENT"""
 
@@ -68,7 +69,8 @@ async def _demo(data_dir: Path, yes: bool) -> None:
     report = await seed_demo(load_settings(data_dir), password, yes=yes)
     _show(report, None if given is not None else password)
     say(f"in {time.monotonic() - started:.1f} s")
-    _show_next(report)
+    found = runfile.read(data_dir)
+    _show_next(report, "127.0.0.1:50051" if found is None else found.target)
 
 
 async def seed_demo(settings: Settings, password: str, *, yes: bool) -> Report:
@@ -138,12 +140,12 @@ def _show(report: Report, password: str | None) -> None:
             say(f"their password, shown only now: {password}", markup=False)
 
 
-def _show_next(report: Report) -> None:
+def _show_next(report: Report, target: str) -> None:
     from server.seeding import story
 
     told = next((each for each in report.projects if each.client.id == story.RETAIL.id), None)
     if told is not None and told.project.start_date is not None and told.project.end_date is not None:
-        text = _NEXT.replace("CLIENT", str(told.client.id))
+        text = _NEXT.replace("CLIENT", str(told.client.id)).replace("TARGET", target)
         text = text.replace("START", f"{told.project.start_date}").replace("END", f"{told.project.end_date}")
         say(text, highlight=False)
 
