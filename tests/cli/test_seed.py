@@ -81,7 +81,7 @@ async def state(world: World) -> dict[str, object]:
 
 async def query(
     world: World, client: story.ClientStory, days: tuple[date, date], granularity: int, *dimensions: int
-) -> list[statistics_service_pb2.StatisticsRow]:
+) -> list[metrics_pb2.MetricsRow]:
     request = statistics_service_pb2.QueryStatisticsRequest(
         dates=time_pb2.DateRange(start_date=f"{days[0]}", end_date=f"{days[1]}"),
         granularity=granularity,  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ async def test_figures_of_the_year_are_exactly_those_made_up(world: World, seede
             for day, figures in each.figures(*days):
                 by_day[day.isoformat()] += figures
         found = await query(world, client, days, time_pb2.GRANULARITY_DAY)
-        got = {row.bucket.start_date: row for row in found}
+        got = {row.start_date: row for row in found}
         assert {day: figures_of(row.metrics) for day, row in got.items()} == by_day
         assert len(got) == story.HISTORY_DAYS
         assert all(row.metrics.impressions > 0 for row in got.values())
