@@ -12,6 +12,7 @@ from server.cli import (
     ingest,
     keys,
     migrate,
+    plans,
     seed,
     serve,
     sessions,
@@ -34,6 +35,7 @@ app.add_typer(admin.commands, name="admin")
 app.add_typer(seed.commands, name="seed")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(sessions.commands, name="sessions")
+app.add_typer(plans.commands, name="plan")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(changes.changes)
