@@ -20,6 +20,7 @@ NAMES = (
     "vs_fastapi_ingest",
     "unary",
     "mutation",
+    "plan_update",
     "vs_fastapi_unary",
     "query_daily",
     "export_arrow",

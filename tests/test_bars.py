@@ -22,6 +22,7 @@ FOUNDATION = (
     {"ingest.append_events", "unary.get_campaign", "watch.latency.p50", "watch.latency.p99"},
 )
 ACCOUNTS = (("mutation",), {"mutation.idempotent"})
+PLANNING = (("plan_update",), {"plan.update"})
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -45,6 +46,7 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
     [
         pytest.param(*FOUNDATION, marks=pytest.mark.bar_a, id="foundation"),
         pytest.param(*ACCOUNTS, marks=pytest.mark.bar_c, id="accounts"),
+        pytest.param(*PLANNING, marks=pytest.mark.bar_d, id="planning"),
     ],
 )
 async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, ...], figures: set[str]) -> None:
