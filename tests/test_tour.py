@@ -60,5 +60,8 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "1 rows in" in output
     assert "INTEGRATION_STATUS_DISCONNECTED" in output
     assert "y0_made-up" not in output
+    assert "you wrote this version of the media plan: somebody else approves it" in output
+    assert "-250,000.00 RUB" in output
+    assert "MEDIA_PLAN_DECISION_KIND_ACTIVATE" in output
     assert "is archived: nothing of it can be changed" in output
     assert "must be a valid UUID" in output
