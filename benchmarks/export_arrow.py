@@ -49,7 +49,7 @@ async def run(bench: Bench) -> list[Result]:
     async def straight() -> float:
         return await _client("straight", {"dsn": bench.connections.clickhouse_dsn, **_what(tenant, rows)})
 
-    value, floor, ratio = await interleaved(5, through_grpc, straight, settle=1.0)
+    value, floor, ratio = await interleaved(min(5, bench.rounds), through_grpc, straight, settle=min(1.0, bench.settle))
     console.print(f"  the server grew by {grown / 2**20:.0f} MiB")
     return [Result("export.arrow", value, "rows/s", floor, ratio, BAR, ratio >= BAR)]
 

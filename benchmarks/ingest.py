@@ -18,7 +18,7 @@ from storage.clickhouse.pseudonyms import Salt
 
 BATCH = 20_000
 IN_FLIGHT = 4
-BAR = 0.7
+BAR = 0.85
 APPEND = "/mrm.statistics.v1.StatisticsService/AppendEvents"
 
 

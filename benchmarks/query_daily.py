@@ -35,10 +35,10 @@ async def run(bench: Bench) -> list[Result]:
     try:
         async with grpc.aio.insecure_channel(bench.target) as channel:
             value, floor, ratio = await interleaved(
-                7,
+                bench.rounds,
                 lambda: _through_grpc(channel, tenant, end),
                 lambda: _straight(driver, tenant, end),
-                settle=1.0,
+                settle=min(1.0, bench.settle),
             )
     finally:
         await driver.close()

@@ -20,7 +20,7 @@ from storage.redis.sessions import SCRIPTS, SessionStore
 
 CONCURRENCY = 32
 SESSIONS = 1000
-BAR = 0.6
+BAR = 0.75
 
 
 async def run(bench: Bench) -> list[Result]:

@@ -46,12 +46,12 @@ async def run(bench: Bench) -> list[Result]:
             ):
                 bodies = [body(data) for data in mine]
                 value, floor, ratio = await interleaved(
-                    ROUNDS,
+                    min(ROUNDS, bench.rounds),
                     lambda mine=mine: _counted(store, tenant, len(mine), lambda: _through_grpc(channel, tenant, mine)),
                     lambda path=path, bodies=bodies: _counted(
                         store, tenant, len(bodies), lambda: _through_http(http, path, tenant, bodies)
                     ),
-                    settle=2.0,
+                    settle=bench.settle,
                 )
                 results.append(Result(name, value, "events/s", floor, ratio, bar, ratio >= bar))
     await store.close()

@@ -28,7 +28,6 @@ from benchmarks.unary import CONCURRENCY, prepare
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 
 CALLS = 6000
-ROUNDS = 7
 BAR = 1.0
 GET = "/mrm.campaigns.v1.CampaignService/GetCampaign"
 
@@ -56,7 +55,9 @@ async def run(bench: Bench) -> list[Result]:
                 shares[side].append(figures["client_cpu"])
                 return figures["rate"]
 
-            value, floor, ratio = await interleaved(ROUNDS, lambda: rate("grpc"), lambda: rate("http"), settle=0.5)
+            value, floor, ratio = await interleaved(
+                bench.rounds, lambda: rate("grpc"), lambda: rate("http"), settle=min(0.5, bench.settle)
+            )
     for side, found in shares.items():
         console.print(f"  the client of {side} took {statistics.median(found):.0%} of one processor")
     return [Result("unary.vs_fastapi", value, "calls/s", floor, ratio, BAR, ratio >= BAR)]

@@ -21,6 +21,18 @@ FOUNDATION = (
     ("ingest", "unary", "watch"),
     {"ingest.append_events", "unary.get_campaign", "watch.latency.p50", "watch.latency.p99"},
 )
+DEPTH = (
+    ("small_appends", "query_daily", "export_arrow"),
+    {"ingest.small_appends", "ingest.small_appends_mixed", "query.daily", "export.arrow"},
+)
+# These take too long for every day, however little they measure.
+LONG = (
+    ("vs_fastapi_unary", "vs_fastapi_ingest", "fanout", "growth"),
+    {
+        *("unary.vs_fastapi", "ingest.vs_fastapi", "ingest.vs_jsonl", "watch.fanout", "watch.fanout.growth"),
+        *("growth.query", "growth.ingest", "growth.rebuild"),
+    },
+)
 ACCOUNTS = (("mutation",), {"mutation.idempotent"})
 PLANNING = (("plan_update",), {"plan.update"})
 
@@ -40,18 +52,24 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(
     ("benchmarks", "figures"),
     [
         pytest.param(*FOUNDATION, marks=pytest.mark.bar_a, id="foundation"),
+        pytest.param(*DEPTH, marks=pytest.mark.bar_b, id="depth"),
+        pytest.param(
+            *LONG,
+            marks=[pytest.mark.bar_b, pytest.mark.skipif(not FULL, reason="takes long: make bars")],
+            id="depth-long",
+        ),
         pytest.param(*ACCOUNTS, marks=pytest.mark.bar_c, id="accounts"),
         pytest.param(*PLANNING, marks=pytest.mark.bar_d, id="planning"),
     ],
 )
 async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, ...], figures: set[str]) -> None:
     target = tmp_path / "results.json"
-    scale = "1" if FULL else "0.1"
+    scale = "1" if FULL else "0.02"
     _, output = await run(
         sys.executable,
         "-m",
@@ -62,7 +80,7 @@ async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, .
         "--output",
         str(target),
         cwd=ROOT,
-        seconds=1100,
+        seconds=7100,
     )
     results = json.loads(target.read_text())
     assert {result["name"] for result in results} == figures, output
