@@ -111,7 +111,7 @@ async def seed_demo(settings: Settings, password: str, *, yes: bool) -> Report:
                 f"something stands where the demo belongs ({error}): another user has an e-mail address of the demo, "
                 "or a client of the demo was purged"
             ) from None
-        with progress("figures", demo.count_figures(), "figures") as meter:
+        with progress("figures", demo.figures, "figures") as meter:
             await demo.write_figures(meter)
         return demo.report
 

@@ -155,7 +155,7 @@ class Demo:
     def __init__(self, database: Database, clickhouse: ClickHouse, signals: Signals) -> None:
         self._database = database
         self._writer = SnapshotWriter(database, clickhouse, CampaignDirectory(database, clickhouse), signals)
-        self._tenants: list[_Tenant] = []
+        self._requests: list[AppendMetricsRequest] = []
         self.report = Report()
 
     @classmethod
@@ -216,7 +216,8 @@ class Demo:
                     if member is not None:
                         shown = accounts.member(member)
                         await record(AuditEntry("add_member", "client", agency.id, agency.id, None, None, shown))
-            self._tenants = [await self._tenant(tx, record, each, agency) for each in story.ADVERTISERS]
+            tenants = [await self._tenant(tx, record, each, agency) for each in story.ADVERTISERS]
+        self._requests = [request for tenant in tenants for request in _requests(tenant)]
 
     async def _client(
         self, tx: Transaction, record: AuditRecorder, wanted: ClientStory, agency: Client | None
@@ -358,19 +359,19 @@ class Demo:
             await record(AuditEntry("create", "campaign", row_.id, client.id, project.id, None, shown_))
             self.report.made["campaigns"] += 1
 
-    def count_figures(self) -> int:
-        """How many figures `write_figures` will go through."""
-        return sum(len(request.snapshots) for tenant in self._tenants for request in _requests(tenant))
+    @property
+    def figures(self) -> int:
+        """How many figures `write_figures` goes through, once the entities are written."""
+        return sum(len(request.snapshots) for request in self._requests)
 
     async def write_figures(self, meter: Meter) -> None:
         """Writes the figures the way AppendMetrics does. Interrupted, it goes on where it stopped when run again."""
-        for tenant in self._tenants:
-            for request in _requests(tenant):
-                rows = await self._writer.check(request, EVERYTHING)
-                stored = await self._writer.store(request, rows)
-                self.report.stored += stored
-                self.report.known += len(rows) - stored
-                meter(self.report.stored + self.report.known)
+        for request in self._requests:
+            rows = await self._writer.check(request, EVERYTHING)
+            stored = await self._writer.store(request, rows)
+            self.report.stored += stored
+            self.report.known += len(rows) - stored
+            meter(self.report.stored + self.report.known)
 
 
 async def _step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, tzinfo
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -266,6 +267,19 @@ async def test_people_of_the_demo_sign_in_and_see_its_clients(world: World, seed
         filter=statistics_service_pb2.StatisticsFilter(client_ids=[str(each.id) for each in story.ADVERTISERS]),
     )
     await pm.statistics.QueryStatistics(request, metadata=pm.auth)
+
+
+@pytest.mark.parametrize(("password", "said"), [("too short", "MRM_DEMO_PASSWORD must have"), (PASSWORD, "e-mail")])
+async def test_what_cannot_be_made_whole_is_not_begun(
+    world: World, seeded: Seeded, monkeypatch: pytest.MonkeyPatch, password: str, said: str
+) -> None:
+    before = await state(world)
+    # Other ids: everything is missing again, but its people's addresses are taken.
+    monkeypatch.setattr(story, "_NAMESPACE", uuid4())
+    with pytest.raises(CommandFailed, match=said):
+        await seed.seed_demo(world.settings, password, yes=True)
+    monkeypatch.undo()
+    assert await state(world) == before
 
 
 async def test_other_clients_are_refused(world: World, seeded: Seeded) -> None:
