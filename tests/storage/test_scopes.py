@@ -15,7 +15,7 @@ import storage.postgres
 # Whatever holds a client's id, or belongs to something that does.
 TENANT_TABLES = {
     "clients", "client_memberships", "client_integrations", "projects", "project_team", "plan_lineages", "media_plans",
-    "campaigns", "campaign_statistics", "reports", "ai_feedback", "event_streams", "audit_log",
+    "media_plan_decisions", "media_plan_comments", "campaigns", "campaign_statistics", "reports", "ai_feedback", "event_streams", "audit_log",
 }  # fmt: skip
 _READ = re.compile(r"\b(?:FROM|JOIN|USING|UPDATE)\s+([a-z_]+)")
 
@@ -69,6 +69,7 @@ def test_whoever_reads_a_tenants_rows_takes_a_scope() -> None:
     exempt = {
         "changes.head",  # a position in the record, nothing of what it says
         "clients.create",  # reads back the row it has just made
+        "media_plans.create",  # likewise, with what its project says
         "streams.advance",  # moves what `open_stream` has found in scope, as its epoch proves
         "users.drop_memberships",  # takes every client away from somebody who is gone
         "visibility.project",  # is the scope's condition
