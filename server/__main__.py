@@ -18,6 +18,7 @@ from server.cli import (
     sessions,
     up,
     watch,
+    worker,
 )
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(up.up)
 app.command()(serve.serve)
+app.command()(worker.worker)
 app.add_typer(migrate.commands, name="migrate")
 app.add_typer(admin.commands, name="admin")
 app.add_typer(seed.commands, name="seed")

@@ -51,7 +51,6 @@ from server.platforms.check import Platforms
 from server.platforms.https import PlatformHttp
 from server.rpc import logs
 from server.rpc.auth import Authenticator
-from server.rpc.cleanup import ReplyCleaner
 from server.rpc.fences import SessionFences
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import Pager
@@ -264,7 +263,7 @@ class Application:
         await self._health.check()
         self._background(self._health.run)
         self._background(self._streams.run)
-        for task in (ReplyCleaner(background), relay, aggregator, hub, feed, fences):
+        for task in (relay, aggregator, hub, feed, fences):
             self._background(task.run)
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)

@@ -6,7 +6,7 @@ README list them. Secrets are masked in every representation.
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
@@ -193,6 +193,28 @@ class WatchSettings(BaseModel):
     write_timeout: PositiveSeconds = Field(30.0, description="A reader that takes nothing for this long is cut off")
 
 
+JobQueue = Literal["sync", "reports", "email", "maintenance"]
+
+
+def _default_concurrency() -> dict[JobQueue, int]:
+    return {"sync": 8, "reports": 2, "email": 4, "maintenance": 2}
+
+
+class JobsSettings(BaseModel):
+    """The process that runs jobs."""
+
+    concurrency: dict[JobQueue, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        default_factory=_default_concurrency,
+        description="Queues to work on, as JSON, with the jobs of each at the same time in one process",
+    )
+    lease: PositiveSeconds = Field(
+        30.0, description="After this long without a sign of its worker a job is tried again"
+    )
+    redeliver: PositiveSeconds = Field(60.0, description="After this long a delivery that nobody took is repeated")
+    tick: PositiveSeconds = Field(0.25, description="Pause between two looks for jobs that are due")
+    drain_seconds: PositiveSeconds = Field(20.0, description="Longest wait for running jobs at shutdown")
+
+
 class LoggingSettings(BaseModel):
     """Logs, one JSON object a line on standard error."""
 
@@ -217,4 +239,5 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     query: QuerySettings = QuerySettings()
     watch: WatchSettings = WatchSettings()
+    jobs: JobsSettings = JobsSettings()
     logging: LoggingSettings = LoggingSettings()

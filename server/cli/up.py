@@ -16,6 +16,7 @@ from server.cli import runfile
 from server.cli.console import log_to, out, run, say, step
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, RunFile
 from server.cli.serve import Host, Port
+from server.cli.worker import beside
 
 if TYPE_CHECKING:
     from server.app import Application
@@ -89,7 +90,8 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
             await application.start()
         try:
             RunFile(os.getpid(), _target(settings, application), **vars(connections)).write(data_dir)
-            yield engines, application
+            async with beside(settings):
+                yield engines, application
         finally:
             runfile.remove(data_dir)
             await application.stop()

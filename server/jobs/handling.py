@@ -1,0 +1,91 @@
+"""What the handler of a kind of job is, and what it is given."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from storage.postgres import jobs
+from storage.postgres.database import Database, Transaction
+from storage.postgres.jobs import Job
+
+
+class JobFailed(Exception):
+    """The job cannot be done.
+
+    Attributes:
+        message: Why, for people; holds no secret. It is stored and shown.
+        final: Whether another try would fail as well.
+    """
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.final = final
+
+
+class JobCancelled(Exception):
+    """The handler stopped because it was asked to."""
+
+
+class LeaseLost(Exception):
+    """The try is no longer the present one: nothing that it still does may count."""
+
+
+class JobContext:
+    """How a handler deals with its job.
+
+    A job may be begun more than once, so whatever a handler does in PostgreSQL it does in `transaction`, and whatever
+    it does elsewhere must be harmless when repeated.
+
+    Args:
+        database: Where the job is.
+        job: The job, as it was claimed.
+        lease: How long the claim holds without a sign.
+    """
+
+    def __init__(self, database: Database, job: Job, lease: timedelta) -> None:
+        self.database = database
+        self._job = job
+        self._lease = lease
+        self.cancelled = asyncio.Event()
+
+    async def heartbeat(self, progress: Mapping[str, Any] | None = None) -> None:
+        """Prolongs the claim; the worker does so by itself, too.
+
+        Raises:
+            LeaseLost: The try is no longer the present one.
+        """
+        asked = await jobs.heartbeat_internal(self.database, self._job.id, self._job.fence, self._lease, progress)
+        if asked is None:
+            raise LeaseLost
+        if asked:
+            self.cancelled.set()
+
+    async def progress(self, done: int, total: int, note: str = "") -> None:
+        """Tells how far the job is, and stops it if that was asked for.
+
+        Raises:
+            JobCancelled: Somebody cancelled it; let it pass.
+            LeaseLost: The try is no longer the present one.
+        """
+        await self.heartbeat({"done": done, "total": total, "note": note})
+        if self.cancelled.is_set():
+            raise JobCancelled
+
+    @asynccontextmanager
+    async def transaction(self, name: str) -> AsyncIterator[Transaction]:
+        """A transaction that commits only while the try is the present one.
+
+        Raises:
+            LeaseLost: It is not.
+        """
+        async with self.database.transaction(name) as tx:
+            if not await jobs.hold_internal(tx, self._job.id, self._job.fence):
+                raise LeaseLost
+            yield tx
+
+
+Handler: TypeAlias = Callable[[Job, JobContext], Awaitable[Mapping[str, Any] | None]]
+"""Does a job: returns its result, or raises `JobFailed`. Any other exception is a failure that is tried again."""

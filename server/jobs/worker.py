@@ -1,0 +1,249 @@
+"""The process that runs jobs: delivers what is due, claims what comes, and cleans up after workers that were lost."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from server.jobs import retention
+from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, LeaseLost
+from server.jobs.retention import ApplyRetention
+from server.rpc import logs
+from server.settings import JobsSettings
+from storage.errors import StoreError
+from storage.postgres import jobs
+from storage.postgres.database import Database, Transaction
+from storage.postgres.jobs import Job
+from storage.redis.queues import JobConsumer, JobQueues
+
+_BATCH = 500
+
+HANDLERS: Mapping[str, Handler] = {retention.TYPE: retention.handle}
+"""What this code can do, by the type of job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A job that is made again and again, once in the whole cluster.
+
+    Attributes:
+        name: Names it for good; also the key that keeps a second one from being made while the first one runs.
+        every: Time between two.
+        type: What to do.
+        queue: Whose workers are to do it.
+        payload: What its handler needs to know.
+    """
+
+    name: str
+    every: timedelta
+    type: str
+    queue: str
+    payload: Mapping[str, object]
+
+
+SCHEDULES: Sequence[Schedule] = (
+    Schedule(
+        "expired_replies",
+        timedelta(minutes=10),
+        retention.TYPE,
+        retention.QUEUE,
+        ApplyRetention(table="idempotency_keys").model_dump(),
+    ),
+    Schedule(
+        "ended_jobs", timedelta(hours=6), retention.TYPE, retention.QUEUE, ApplyRetention(table="jobs").model_dump()
+    ),
+)
+"""What is done by the clock."""
+
+
+class JobWorker:
+    """Runs jobs. Any number of them share the work, without knowing of each other.
+
+    Args:
+        database: Where the jobs are.
+        redis_dsn: Redis URL of the queues.
+        settings: Leases, pauses, concurrency.
+        handlers: What can be done, by the type of job.
+        schedules: What is done by the clock.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        redis_dsn: str,
+        settings: JobsSettings,
+        handlers: Mapping[str, Handler] = HANDLERS,
+        schedules: Sequence[Schedule] = SCHEDULES,
+    ) -> None:
+        self._database = database
+        self._redis_dsn = redis_dsn
+        self._settings = settings
+        self._handlers = handlers
+        self._schedules = schedules
+        self._lease = timedelta(seconds=settings.lease)
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
+        self._running: set[asyncio.Task[None]] = set()
+        self._log = logs.get("worker")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set; then takes nothing new, waits for what runs, and gives back what does not end."""
+        queues = JobQueues(self._redis_dsn)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(queues.close)
+            loops = [
+                asyncio.create_task(self._again("delivery_failed", lambda: self._deliver(queues))),
+                asyncio.create_task(self._again("sweep_failed", self._sweep)),
+                asyncio.create_task(self._again("schedule_failed", self._schedule)),
+            ]
+            consumers = [
+                asyncio.create_task(JobConsumer(self._redis_dsn, queue, concurrency, self._take).run())
+                for queue, concurrency in self._settings.concurrency.items()
+            ]
+            self._log.info("working", queues=list(self._settings.concurrency))
+            try:
+                await stop.wait()
+            finally:
+                self._log.info("draining", jobs=len(self._running))
+                await _end(consumers)
+                await self._drain()
+                await _end(loops)
+        self._log.info("stopped")
+
+    async def _drain(self) -> None:
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running, timeout=self._settings.drain_seconds)
+        await _end(late)
+
+    async def _again(self, failure: str, work: Callable[[], Awaitable[bool]]) -> None:
+        """Does something for ever, with a pause whenever there was nothing to do. Survives the loss of the stores."""
+        while True:
+            try:
+                more = await work()
+            except (StoreError, TimeoutError) as error:
+                self._log.warning(failure, exc_info=error)
+                more = False
+            if not more:
+                await asyncio.sleep(self._settings.tick)
+
+    async def _deliver(self, queues: JobQueues) -> bool:
+        """Puts what is due on the queues. Should that fail after the rows say it was done, it is repeated later."""
+        redeliver = timedelta(seconds=self._settings.redeliver)
+        due = await jobs.take_due_internal(self._database, redeliver, _BATCH)
+        if due:
+            await queues.add(due)
+        return len(due) == _BATCH
+
+    async def _sweep(self) -> bool:
+        lost = await jobs.sweep_internal(self._database, _BATCH)
+        if lost:
+            self._log.warning("workers_lost", jobs=lost)
+        return lost == _BATCH
+
+    async def _schedule(self) -> bool:
+        for schedule in self._schedules:
+            async with self._database.transaction("schedule_job") as tx:
+                await _make(tx, schedule)
+        return False
+
+    async def _take(self, job_id: UUID) -> None:
+        """Does a job that a queue has delivered, if it is still to be done."""
+        # The end of the queue's connection, as at shutdown, does not end the job.
+        task = asyncio.create_task(self._do(job_id))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await asyncio.shield(task)
+
+    async def _do(self, job_id: UUID) -> None:
+        job = await jobs.claim_internal(self._database, job_id, self._holder, self._lease)
+        if job is None:
+            return
+        logs.bind_request(str(job.id))
+        try:
+            await self._attempt(job)
+        except LeaseLost:
+            self._log.warning("lease_lost", type=job.type)
+        except asyncio.CancelledError:
+            await asyncio.shield(jobs.release_internal(self._database, job.id, job.fence))
+            raise
+
+    async def _attempt(self, job: Job) -> None:
+        handler = self._handlers.get(job.type)
+        try:
+            if handler is None:
+                raise JobFailed(f"this worker does not know jobs of type {job.type}")
+            result = await self._kept(handler, job)
+        except LeaseLost:
+            raise
+        except JobCancelled:
+            status = await jobs.fail_internal(self._database, job.id, job.fence, "cancelled", final=True)
+        except JobFailed as error:
+            status = await jobs.fail_internal(self._database, job.id, job.fence, error.message, final=error.final)
+        except Exception as error:
+            # Its text may say anything, and whoever sees the job would read it.
+            self._log.error("job_failed", type=job.type, exc_info=error)
+            status = await jobs.fail_internal(
+                self._database, job.id, job.fence, f"internal error: {type(error).__name__}"
+            )
+        else:
+            done = await jobs.complete_internal(self._database, job.id, job.fence, result)
+            status = "completed" if done else None
+        if status is None:
+            raise LeaseLost
+        self._log.info("job_ended", type=job.type, status=status)
+
+    async def _kept(self, handler: Handler, job: Job) -> Mapping[str, object]:
+        """Runs a handler and keeps its lease; stops it when the lease is lost."""
+        context = JobContext(self._database, job, self._lease)
+        work = asyncio.ensure_future(handler(job, context))
+        keeper = asyncio.create_task(self._keep(context))
+        try:
+            await asyncio.wait({work, keeper}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await keeper
+            return await work or {}
+        finally:
+            await _end((work, keeper))
+
+    async def _keep(self, context: JobContext) -> None:
+        """Prolongs a lease until it is lost, or cannot be prolonged for as long as it lasts.
+
+        Raises:
+            LeaseLost: Always.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._settings.lease
+        while True:
+            await asyncio.sleep(self._settings.lease / 4)
+            begun = loop.time()
+            try:
+                await context.heartbeat()
+                ends = begun + self._settings.lease
+            except (StoreError, TimeoutError) as error:
+                self._log.warning("heartbeat_failed", exc_info=error)
+            if loop.time() >= ends:
+                raise LeaseLost
+
+
+async def _end(tasks: Collection[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _make(tx: Transaction, schedule: Schedule) -> None:
+    if await jobs.move_schedule_internal(tx, schedule.name, schedule.every):
+        await jobs.enqueue_internal(
+            tx,
+            type=schedule.type,
+            queue=schedule.queue,
+            payload=schedule.payload,
+            unique_key=f"schedule:{schedule.name}",
+        )

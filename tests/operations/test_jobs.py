@@ -1,0 +1,333 @@
+"""Jobs: the row is the truth, so neither a killed worker nor a wiped Redis loses one or does one twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import redis.asyncio as redis
+
+from server.jobs.handling import JobContext, JobFailed, LeaseLost
+from server.jobs.worker import HANDLERS, SCHEDULES, JobWorker
+from server.settings import JobsSettings
+from storage.postgres import jobs
+from storage.postgres.jobs import Job
+from tests.conftest import World
+
+pytestmark = pytest.mark.bar_e
+
+ROOT = Path(__file__).parents[2]
+LEASE = timedelta(seconds=30)
+FULL = os.environ.get("MRM_BARS") == "full"
+
+
+async def make(world: World, queue: str = "sync", **fields: object) -> Job:
+    """A job of its own. No worker of the tests takes from the queue `sync`."""
+    values = {"type": "send_email", "payload": {}, "backoff_base": timedelta(milliseconds=1), **fields}
+    async with world.database.transaction("make_job") as tx:
+        return await jobs.enqueue_internal(tx, queue=queue, **values)  # type: ignore[arg-type]
+
+
+async def begin(world: World, job: Job, lease: timedelta = LEASE) -> Job:
+    """Claims a job as soon as it is due."""
+    for _ in range(100):
+        claimed = await jobs.claim_internal(world.database, job.id, "test", lease)
+        if claimed is not None:
+            return claimed
+        await asyncio.sleep(0.01)
+    raise AssertionError("cannot be claimed")
+
+
+async def now(world: World, job: Job) -> Job:
+    found = await jobs.get_internal(world.database, job.id)
+    assert found is not None
+    return found
+
+
+async def outcomes(world: World, job: Job) -> list[tuple[int, str, str]]:
+    rows = await world.database.fetch(
+        "SELECT attempt, outcome, error FROM job_attempts WHERE job_id = $1 ORDER BY fence", job.id
+    )
+    return [tuple(row) for row in rows]
+
+
+async def test_of_many_deliveries_one_becomes_a_try(world: World) -> None:
+    job = await make(world)
+    claims = await asyncio.gather(*(jobs.claim_internal(world.database, job.id, f"w{n}", LEASE) for n in range(20)))
+    [claimed] = [claim for claim in claims if claim is not None]
+    assert (claimed.status, claimed.attempts, claimed.fence) == ("processing", 1, 1)
+    assert await jobs.complete_internal(world.database, job.id, 1, {"n": 1})
+    assert await jobs.claim_internal(world.database, job.id, "late", LEASE) is None
+
+
+async def test_a_try_that_was_taken_over_changes_nothing(world: World) -> None:
+    job = await make(world)
+    stale = await begin(world, job, timedelta(milliseconds=1))
+    await asyncio.sleep(0.01)
+    await jobs.sweep_internal(world.database)
+    fresh = await begin(world, job)
+    assert fresh.fence == stale.fence + 1
+    context = JobContext(world.database, stale, LEASE)
+    with pytest.raises(LeaseLost):
+        await context.progress(1, 2)
+    with pytest.raises(LeaseLost):
+        async with context.transaction("stale"):
+            raise AssertionError("let in")
+    assert not await jobs.complete_internal(world.database, job.id, stale.fence, {"by": "stale"})
+    assert await jobs.fail_internal(world.database, job.id, stale.fence, "stale", final=True) is None
+    assert not await jobs.release_internal(world.database, job.id, stale.fence)
+    assert await jobs.complete_internal(world.database, job.id, fresh.fence, {"by": "fresh"})
+    done = await now(world, job)
+    assert (done.status, done.result, done.error) == ("completed", {"by": "fresh"}, None)
+    assert await outcomes(world, job) == [(1, "lost", "the worker was lost"), (2, "completed", "")]
+
+
+async def test_the_pause_before_a_try_is_bounded_and_jittered(world: World) -> None:
+    sql = """SELECT n, min(p), max(p), count(DISTINCT p) FROM (
+      SELECT n, extract(epoch FROM job_pause(n, '5 seconds', '15 minutes'))::float8 AS p
+      FROM generate_series(0, 40) n, generate_series(1, 300)) pauses GROUP BY n"""
+    for attempts, least, most, different in await world.database.fetch(sql):
+        bound = min(900.0, 5.0 * 2 ** (max(attempts, 1) - 1))
+        assert 0 <= least < bound / 4
+        assert bound / 2 < most <= bound
+        assert different > 250
+
+
+async def test_one_key_is_one_job_however_many_make_it(world: World) -> None:
+    key = uuid4().hex
+    made = await asyncio.gather(*(make(world, unique_key=key) for _ in range(50)))
+    assert len({job.id for job in made}) == 1
+    claimed = await begin(world, made[0])
+    assert (await make(world, unique_key=key)).id == claimed.id
+    await jobs.complete_internal(world.database, claimed.id, claimed.fence, {})
+    assert (await make(world, unique_key=key)).id != claimed.id
+
+
+async def test_what_fails_too_often_is_given_up_and_can_be_replayed(world: World) -> None:
+    job = await make(world, max_attempts=2)
+    for expected in ("pending", "failed"):
+        claimed = await begin(world, job)
+        assert await jobs.fail_internal(world.database, job.id, claimed.fence, "no luck") == expected
+    assert await jobs.claim_internal(world.database, job.id, "late", LEASE) is None
+    given_up = await now(world, job)
+    assert (given_up.attempts, given_up.error) == (2, "no luck")
+    again = await jobs.retry_internal(world.database, job.id)
+    assert again is not None
+    assert (again.status, again.attempts, again.fence) == ("pending", 0, 2)
+    assert await jobs.retry_internal(world.database, job.id) is None
+    claimed = await begin(world, job)
+    assert await jobs.fail_internal(world.database, job.id, claimed.fence, "hopeless", final=True) == "failed"
+    assert [attempt for attempt, _, _ in await outcomes(world, job)] == [1, 2, 1]
+
+
+async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_it_agrees(world: World) -> None:
+    waiting, agreeing, deaf, lost = [await make(world) for _ in range(4)]
+    cancelled = await jobs.cancel_internal(world.database, waiting.id)
+    assert cancelled is not None and cancelled.status == "cancelled"
+    assert await jobs.claim_internal(world.database, waiting.id, "late", LEASE) is None
+    assert await jobs.cancel_internal(world.database, waiting.id) is None
+    runs = {
+        job.id: await begin(world, job, LEASE if job is not lost else timedelta(milliseconds=1))
+        for job in (agreeing, deaf, lost)
+    }
+    for run in runs.values():
+        asked = await jobs.cancel_internal(world.database, run.id)
+        assert asked is not None and asked.status == "processing"
+    assert await jobs.heartbeat_internal(world.database, agreeing.id, 1, LEASE) is True
+    assert await jobs.fail_internal(world.database, agreeing.id, 1, "cancelled") == "cancelled"
+    assert await jobs.complete_internal(world.database, deaf.id, 1, {})
+    await asyncio.sleep(0.01)
+    await jobs.sweep_internal(world.database)
+    assert [(await now(world, job)).status for job in (agreeing, deaf, lost)] == ["cancelled", "completed", "cancelled"]
+
+
+async def test_cancelling_and_claiming_at_once_leaves_no_job_in_between(world: World) -> None:
+    for _ in range(20):
+        job = await make(world)
+        claimed, cancelled = await asyncio.gather(
+            jobs.claim_internal(world.database, job.id, "w", LEASE), jobs.cancel_internal(world.database, job.id)
+        )
+        assert cancelled is not None
+        if claimed is None:
+            assert (await now(world, job)).status == "cancelled"
+        else:
+            assert await jobs.heartbeat_internal(world.database, job.id, claimed.fence, LEASE) in (True, False)
+            assert (
+                await jobs.fail_internal(world.database, job.id, claimed.fence, "cancelled", final=True) == "cancelled"
+            )
+
+
+async def test_a_schedule_makes_one_job_however_many_look(world: World) -> None:
+    name = uuid4().hex
+
+    async def look() -> bool:
+        async with world.database.transaction("look") as tx:
+            return await jobs.move_schedule_internal(tx, name, timedelta(hours=1))
+
+    assert sum(await asyncio.gather(*(look() for _ in range(20)))) == 1
+    await world.database.execute("UPDATE job_schedules SET next_at = now() - interval '1 minute' WHERE name = $1", name)
+    assert sum(await asyncio.gather(*(look() for _ in range(20)))) == 1
+
+
+@asynccontextmanager
+async def working(world: World, worker: JobWorker) -> AsyncIterator[None]:
+    """A worker in this process."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(worker.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(20):
+            await task
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_two_workers_forget_expired_replies_by_the_clock_once(world: World) -> None:
+    await world.database.execute("DELETE FROM job_schedules WHERE name = ANY ($1)", [each.name for each in SCHEDULES])
+    begun = datetime.now(UTC)
+    principal = uuid4()
+    await world.database.execute(
+        """INSERT INTO idempotency_keys (principal_id, method, request_id, request_hash, response, expires_at)
+        VALUES ($1, 'm', $2, '\\x00', '\\x00', now() - interval '1 day')""",
+        principal, uuid4(),
+    )  # fmt: skip
+    settings = JobsSettings(tick=0.05, concurrency={"maintenance": 2})
+    workers = [JobWorker(world.database, world.connections.redis_dsn, settings, HANDLERS) for _ in range(2)]
+    made = "SELECT status FROM jobs WHERE queue = 'maintenance' AND created_at >= $1"
+
+    async def all_done() -> bool:
+        rows = await world.database.fetch(made, begun)
+        return len(rows) >= 2 and all(row[0] == "completed" for row in rows)
+
+    async with working(world, workers[0]), working(world, workers[1]):
+        await until(all_done)
+    assert len(await world.database.fetch(made, begun)) == len(SCHEDULES)
+    kept = await world.database.fetchval("SELECT count(*) FROM idempotency_keys WHERE principal_id = $1", principal)
+    assert kept == 0
+
+
+async def test_the_text_of_an_unforeseen_error_stays_inside(world: World) -> None:
+    async def handle(job: Job, context: JobContext) -> None:
+        if job.payload["foreseen"]:
+            raise JobFailed("the address is refused", final=True)
+        raise RuntimeError("password=hunter2")
+
+    worker = JobWorker(
+        world.database, world.connections.redis_dsn, JobsSettings(tick=0.05, concurrency={"reports": 2}),
+        {"generate_report": handle}, (),
+    )  # fmt: skip
+    made = [
+        await make(world, "reports", type="generate_report", payload={"foreseen": foreseen})
+        for foreseen in (True, False)
+    ]
+
+    async def ended() -> bool:
+        return all([(await now(world, job)).status == "failed" for job in made])
+
+    async with working(world, worker):
+        await until(ended)
+    told, hidden = [await now(world, job) for job in made]
+    assert (told.error, told.attempts) == ("the address is refused", 1)
+    assert (hidden.error, hidden.attempts) == ("internal error: RuntimeError", 3)
+
+
+@asynccontextmanager
+async def process(world: World, seconds: float) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker process that can be killed."""
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.operations.job_worker",
+        world.connections.postgres_dsn, world.connections.redis_dsn, str(seconds),
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'generated'}"},
+    )  # fmt: skip
+    try:
+        yield worker
+    finally:
+        if worker.returncode is None:
+            worker.terminate()
+        async with asyncio.timeout(30):
+            await worker.wait()
+
+
+async def completed(world: World, ids: list[UUID]) -> bool:
+    left: int = await world.database.fetchval(
+        "SELECT count(*) FROM jobs WHERE id = ANY ($1) AND status <> 'completed'", ids
+    )
+    return left == 0
+
+
+@pytest.fixture(scope="module")
+async def effects(world: World) -> AsyncIterator[None]:
+    await world.database.execute("CREATE TABLE job_effects (job_id UUID PRIMARY KEY)")
+    yield
+    await world.database.execute("DROP TABLE job_effects")
+
+
+@pytest.mark.usefixtures("effects")
+async def test_killed_workers_and_a_wiped_redis_lose_nothing(world: World) -> None:
+    count, kills = (500, 20) if FULL else (60, 3)
+    client = redis.Redis.from_url(world.connections.redis_dsn)
+    made = [await make(world, "email", max_attempts=kills + 3) for _ in range(count)]
+    ids = [job.id for job in made]
+    for number in range(kills):
+        async with process(world, 0.1) as worker:
+            begun = datetime.now(UTC)
+            await until(lambda begun=begun: _busy(world, ids, begun))  # type: ignore[misc]
+            await asyncio.sleep(random.uniform(0, 0.1))
+            worker.send_signal(signal.SIGKILL)
+        if number == 1:
+            # Sessions of other tests lie beside the queues.
+            async for key in client.scan_iter("queue:*"):
+                await client.delete(key)
+    await client.aclose()
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(process(world, 0.01))
+        await until(lambda: completed(world, ids), 60)
+    once = """SELECT count(*) FROM (
+      SELECT job_id FROM job_attempts WHERE job_id = ANY ($1) AND outcome = 'completed'
+      GROUP BY job_id HAVING count(*) = 1) one"""
+    assert await world.database.fetchval(once, ids) == count
+    assert await world.database.fetchval("SELECT count(*) FROM job_effects WHERE job_id = ANY ($1)", ids) == count
+    assert await world.database.fetchval("SELECT bool_and(attempts <= max_attempts) FROM jobs WHERE id = ANY ($1)", ids)
+    lost = await world.database.fetchval(
+        "SELECT count(*) FROM job_attempts WHERE job_id = ANY ($1) AND outcome = 'lost'", ids
+    )
+    assert lost > 0
+
+
+@pytest.mark.usefixtures("effects")
+async def test_a_worker_that_is_told_to_end_gives_its_jobs_back(world: World) -> None:
+    job = await make(world, "email")
+    async with process(world, 60) as worker:
+        await until(lambda: _is(world, job, "processing"))
+        worker.terminate()
+        async with asyncio.timeout(20):
+            assert await worker.wait() == 0
+    back = await now(world, job)
+    assert (back.status, back.attempts) == ("pending", 0)
+    assert await outcomes(world, job) == [(1, "released", "")]
+
+
+async def _is(world: World, job: Job, status: str) -> bool:
+    return (await now(world, job)).status == status
+
+
+async def _busy(world: World, ids: list[UUID], since: datetime) -> bool:
+    """Whether a worker begun since then works, or all is done."""
+    sql = "SELECT count(*) FROM jobs WHERE id = ANY ($1) AND status = 'processing' AND started_at > $2"
+    return bool(await world.database.fetchval(sql, ids, since)) or await completed(world, ids)
