@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+import typer
+
 from server.cli.console import run
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # Beyond draining: closing stores, ending the interpreter.
 _CLOSE_SECONDS = 15.0
+_AGAIN_SECONDS = 1.0
 
 
 def worker() -> None:
@@ -25,10 +28,10 @@ def worker() -> None:
     Needs MRM_POSTGRES__DSN and MRM_REDIS__DURABLE_DSN. At least one must run beside `mrm serve`; any number share the
     work. SIGTERM or Ctrl-C drains: what runs may end, the rest goes back uncounted.
     """
-    run(_worker())
+    run(_worker(asyncio.Event()))
 
 
-async def _worker() -> None:
+async def _worker(stop: asyncio.Event) -> None:
     from server.jobs.worker import JobWorker
     from server.rpc import logs
     from server.settings import Settings
@@ -39,7 +42,6 @@ async def _worker() -> None:
     logs.configure(settings.logging.level)
     dsn = settings.postgres.dsn.get_secret_value()
     await postgres_runner(dsn).check()
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     database = await Database.open(
@@ -55,31 +57,69 @@ async def _worker() -> None:
         await database.close()
 
 
+async def _beside_its_parent() -> None:
+    """As a child of `mrm up`: the end of standard input, which only the parent holds, ends the worker."""
+    stop = asyncio.Event()
+
+    def orphaned() -> None:
+        if not os.read(0, 1024):
+            asyncio.get_running_loop().remove_reader(0)
+            stop.set()
+
+    asyncio.get_running_loop().add_reader(0, orphaned)
+    await _worker(stop)
+
+
 @asynccontextmanager
 async def beside(settings: Settings) -> AsyncIterator[None]:
-    """Runs `mrm worker` as a process of its own for the length of a block, on the engines of these settings."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "server",
-        "worker",
-        env={
-            **os.environ,
-            "MRM_POSTGRES__DSN": settings.postgres.dsn.get_secret_value(),
-            "MRM_REDIS__DURABLE_DSN": settings.redis.durable_dsn.get_secret_value(),
-        },
-        stderr=sys.stderr.fileno(),
-        # Ctrl-C goes to the whole group of a terminal; the worker hears of it from here.
-        start_new_session=True,
-    )
+    """Runs a worker as a process of its own for the length of a block, again if it dies, on these settings' engines."""
+    keeper = asyncio.create_task(_keep(settings))
     try:
         yield
     finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
+        keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeper
+
+
+async def _keep(settings: Settings) -> None:
+    while True:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "server.cli.worker",
+            stdin=asyncio.subprocess.PIPE,
+            # Nothing of it belongs into the output of the command.
+            stdout=sys.stderr.fileno(),
+            stderr=sys.stderr.fileno(),
+            env={
+                **os.environ,
+                "MRM_POSTGRES__DSN": settings.postgres.dsn.get_secret_value(),
+                "MRM_REDIS__DURABLE_DSN": settings.redis.durable_dsn.get_secret_value(),
+            },
+            # Ctrl-C goes to the whole group of a terminal; the worker hears of it from here.
+            start_new_session=True,
+        )
         try:
-            async with asyncio.timeout(settings.jobs.drain_seconds + _CLOSE_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
             await process.wait()
+        finally:
+            await _ended(process, settings.jobs.drain_seconds + _CLOSE_SECONDS)
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _ended(process: asyncio.subprocess.Process, seconds: float) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(seconds):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+if __name__ == "__main__":
+    try:
+        run(_beside_its_parent())
+    except typer.Exit as end:
+        sys.exit(end.exit_code)

@@ -107,9 +107,14 @@ class JobWorker:
                 for queue, concurrency in self._settings.concurrency.items()
             ]
             self._log.info("working", queues=list(self._settings.concurrency))
+            stopped = asyncio.create_task(stop.wait())
             try:
-                await stop.wait()
+                ended, _ = await asyncio.wait({stopped, *loops, *consumers}, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    # None but the first ends unless it has a defect: better no worker than half of one.
+                    task.result()
             finally:
+                stopped.cancel()
                 self._log.info("draining", jobs=len(self._running))
                 await _end(consumers)
                 await self._drain()
