@@ -186,8 +186,10 @@ RETURNING true"""
 
 # Forgets jobs that ended long ago, with their tries.
 _PURGE_ENDED = """
-DELETE FROM jobs WHERE id IN (
-  SELECT id FROM jobs WHERE completed_at < now() - $1::interval ORDER BY completed_at LIMIT $2)"""
+WITH old AS (
+  SELECT id FROM jobs WHERE completed_at < now() - $1::interval ORDER BY completed_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+tries AS (DELETE FROM job_attempts WHERE job_id IN (SELECT id FROM old))
+DELETE FROM jobs WHERE id IN (SELECT id FROM old)"""
 
 
 async def enqueue_internal(

@@ -91,6 +91,18 @@ async def test_a_try_that_was_taken_over_changes_nothing(world: World) -> None:
     assert await outcomes(world, job) == [(1, "lost", "the worker was lost"), (2, "completed", "")]
 
 
+async def test_jobs_that_ended_long_ago_are_forgotten_with_their_tries(world: World) -> None:
+    old, recent = await make(world), await make(world)
+    for job in (old, recent):
+        claimed = await begin(world, job)
+        await jobs.complete_internal(world.database, job.id, claimed.fence, {})
+    await world.database.execute("UPDATE jobs SET completed_at = now() - interval '91 days' WHERE id = $1", old.id)
+    assert await jobs.purge_ended_internal(world.database, timedelta(days=90)) == 1
+    assert await jobs.get_internal(world.database, old.id) is None
+    assert await outcomes(world, old) == []
+    assert (await now(world, recent)).status == "completed"
+
+
 async def test_the_pause_before_a_try_is_bounded_and_jittered(world: World) -> None:
     sql = """SELECT n, min(p), max(p), count(DISTINCT p) FROM (
       SELECT n, extract(epoch FROM job_pause(n, '5 seconds', '15 minutes'))::float8 AS p

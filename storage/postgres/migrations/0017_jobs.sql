@@ -24,7 +24,7 @@ COMMENT ON FUNCTION job_pause(INT, INTERVAL, INTERVAL) IS
   'Pause before the next try: exponential with full jitter, so that what failed together does not come back together.';
 
 CREATE TABLE job_attempts (
-  job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  job_id UUID NOT NULL REFERENCES jobs (id) ON DELETE RESTRICT,
   fence BIGINT NOT NULL,
   attempt INT NOT NULL,
   holder VARCHAR(255) NOT NULL,
