@@ -29,6 +29,7 @@ from mrm.statistics.v1 import statistics_service_pb2 as pb
 from server.campaigns import convert
 from server.rpc import logs
 from server.rpc.auth import Authenticator
+from server.rpc.fences import SessionFences
 from server.rpc.validation import validate
 from server.settings import Settings
 from server.statistics.wire import append_request_deserializer
@@ -129,7 +130,9 @@ async def _call(bench: Bench, database: Database, channel: grpc.aio.Channel, sta
     redis = await MultiplexedRedis.open(bench.connections.redis_dsn, scripts=SCRIPTS)
     stack.push_async_callback(redis.close)
     count = max(100, round(CALLS * bench.scale))
-    authenticator = Authenticator(SessionStore(redis), RateLimiter(redis), database, Settings().auth)
+    auth = Settings().auth
+    fences = SessionFences(database, auth.session_ttl, auth.session_poll, lambda: None)
+    authenticator = Authenticator(SessionStore(redis), fences, RateLimiter(redis), database, auth)
     stub = campaigns_rpc.CampaignServiceStub(channel)
     request = campaigns_pb.GetCampaignRequest(campaign_id=str(campaign_id))
     data = request.SerializeToString()
