@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -84,38 +85,42 @@ async def beside(settings: Settings) -> AsyncIterator[None]:
 
 async def _keep(settings: Settings) -> None:
     while True:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "server.cli.worker",
-            stdin=asyncio.subprocess.PIPE,
-            # Nothing of it belongs into the output of the command.
-            stdout=sys.stderr.fileno(),
-            stderr=sys.stderr.fileno(),
-            env={
-                **os.environ,
-                "MRM_POSTGRES__DSN": settings.postgres.dsn.get_secret_value(),
-                "MRM_REDIS__DURABLE_DSN": settings.redis.durable_dsn.get_secret_value(),
-            },
-            # Ctrl-C goes to the whole group of a terminal; the worker hears of it from here.
-            start_new_session=True,
-        )
+        process = _started(settings)
         try:
-            await process.wait()
+            await asyncio.to_thread(process.wait)
         finally:
             await _ended(process, settings.jobs.drain_seconds + _CLOSE_SECONDS)
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-async def _ended(process: asyncio.subprocess.Process, seconds: float) -> None:
-    with suppress(ProcessLookupError):
-        process.terminate()
+def _started(settings: Settings) -> subprocess.Popen[bytes]:
+    # Not through the event loop: uvloop forks, this process is full of gRPC threads, and gRPC's fork handlers sometimes
+    # abort the child. `subprocess` uses vfork, which runs no such handlers.
+    return subprocess.Popen(
+        [sys.executable, "-m", "server.cli.worker"],
+        stdin=subprocess.PIPE,
+        # Nothing of it belongs into the output of the command.
+        stdout=sys.stderr.fileno(),
+        stderr=sys.stderr.fileno(),
+        env={
+            **os.environ,
+            "MRM_POSTGRES__DSN": settings.postgres.dsn.get_secret_value(),
+            "MRM_REDIS__DURABLE_DSN": settings.redis.durable_dsn.get_secret_value(),
+        },
+        # Ctrl-C goes to the whole group of a terminal; the worker hears of it from here.
+        start_new_session=True,
+    )
+
+
+async def _ended(process: subprocess.Popen[bytes], seconds: float) -> None:
+    process.terminate()
     try:
-        async with asyncio.timeout(seconds):
-            await process.wait()
-    except TimeoutError:
+        await asyncio.to_thread(process.wait, seconds)
+    except subprocess.TimeoutExpired:
         process.kill()
-        await process.wait()
+        await asyncio.to_thread(process.wait)
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 if __name__ == "__main__":
