@@ -228,8 +228,8 @@ class PlatformCampaign:
         state: Whether it runs.
         moderation: What moderation says.
         payment: Whether it has money.
-        reasons: Why it is as it is: the platform's own words for its states and its remarks, for people to read. They are
-            shown as they are and never interpreted.
+        reasons: Why it is as it is: the platform's own words for its states and its remarks, for people to read. They
+            are shown as they are and never interpreted.
         daily_budget: Most to spend in a day; None if unlimited or set otherwise.
         total_budget: Most to spend in all; None if unlimited.
         start_date: First day; None if not said.
