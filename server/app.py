@@ -7,8 +7,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import grpc
@@ -59,8 +59,7 @@ from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
 from server.rpc.transport import ServerCertificates, TlsFiles, UnusableCertificate
-from server.sealing import KeyRing, KeyRingError
-from server.settings import GrpcSettings, ObjectsSettings, Settings
+from server.settings import GrpcSettings, Settings
 from server.statistics.aggregator import Aggregator
 from server.statistics.append import IngestRpcs
 from server.statistics.export import ExportRpcs
@@ -74,14 +73,12 @@ from server.statistics.relay import CampaignDirectory, CampaignRelay
 from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
+from server.stores import StartError, check_schemas, key_ring, object_storage, runners
 from storage.clickhouse.connect import ClickHouse
-from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
-from storage.clickhouse.target import ClickHouseTarget, set_durability
-from storage.migrations import MigrationStatus, Runner, load
-from storage.objects.store import Objects, S3Access
+from storage.clickhouse.target import set_durability
+from storage.migrations import MigrationStatus
 from storage.postgres import token_keys
 from storage.postgres.database import Database
-from storage.postgres.migrating import migration_lock, postgres_runner
 from storage.redis.limits import RateLimiter
 from storage.redis.multiplex import MultiplexedRedis
 from storage.redis.sessions import SCRIPTS, SessionStore
@@ -126,10 +123,6 @@ CHANNEL_OPTIONS = (
 _RESTART_SECONDS = 1.0
 
 
-class StartError(Exception):
-    """The server cannot start; the text says what to do and holds no secret."""
-
-
 class Application:
     """One server process.
 
@@ -160,9 +153,7 @@ class Application:
 
     async def _start(self) -> None:
         settings = self._settings
-        async with _runners(settings) as runners:
-            for runner in runners.values():
-                await runner.check()
+        await check_schemas(settings)
         database = await self._opened(
             Database.open(
                 settings.postgres.dsn.get_secret_value(),
@@ -202,8 +193,11 @@ class Application:
         key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
         codec = TokenCodec(key)
         pager = Pager(codec)
+        keyring = key_ring(settings.secrets)
         passwords = Passwords(settings.auth.password_memory, settings.auth.password_passes)
-        objects = self._objects(settings.objects)
+        objects = object_storage(settings.objects)
+        if objects is not None:
+            self._stack.push_async_callback(objects.close)
         probes = {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping}
         if objects is not None:
             probes["objects"] = objects.ping
@@ -228,7 +222,7 @@ class Application:
             "CampaignService": [CampaignService(database, pager)],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
-            "IntegrationService": [IntegrationService(database, pager, _keyring(settings), platforms, feed.announce)],
+            "IntegrationService": [IntegrationService(database, pager, keyring, platforms, feed.announce)],
             "MediaPlanService": [MediaPlanService(database, pager), PlanLifecycleRpcs(database, pager)],
             "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
@@ -296,22 +290,6 @@ class Application:
         await self._stack.aclose()
         self._log.info("stopped")
 
-    def _objects(self, settings: ObjectsSettings) -> Objects | None:
-        """The object storage, if the service has one."""
-        if settings.url is None:
-            return None
-        access = S3Access(
-            settings.endpoint, settings.region, settings.access_key_id, settings.secret_access_key.get_secret_value()
-        )
-        try:
-            objects = Objects(settings.url, access)
-        except (ValueError, OSError) as error:
-            raise StartError(
-                f"MRM_OBJECTS__URL: {error if isinstance(error, ValueError) else error.strerror}"
-            ) from None
-        self._stack.push_async_callback(objects.close)
-        return objects
-
     async def _opened(self, opening: Coroutine[Any, Any, Any]) -> Any:
         """Awaits a store and has it closed at the end."""
         store = await opening
@@ -334,33 +312,18 @@ class Application:
 
 async def migrate(settings: Settings, *, dry_run: bool = False) -> list[str]:
     """Brings all stores up to this code; returns ``<engine>/<version>`` of what was applied, or would be."""
-    async with _runners(settings) as runners:
+    async with runners(settings) as each:
         return [
             f"{engine}/{version}"
-            for engine, runner in runners.items()
+            for engine, runner in each.items()
             for version in await runner.migrate(dry_run=dry_run)
         ]
 
 
 async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus]]:
     """How each migration stands, by engine."""
-    async with _runners(settings) as runners:
-        return {engine: await runner.status() for engine, runner in runners.items()}
-
-
-@asynccontextmanager
-async def _runners(settings: Settings) -> AsyncIterator[dict[str, Runner]]:
-    postgres, dsn = settings.postgres.dsn.get_secret_value(), settings.clickhouse.dsn.get_secret_value()
-    clickhouse = ClickHouse(dsn, connections=2)
-    try:
-        yield {
-            "postgresql": postgres_runner(postgres),
-            "clickhouse": Runner(
-                ClickHouseTarget(clickhouse, dsn), load(CLICKHOUSE_MIGRATIONS), migration_lock(postgres)
-            ),
-        }
-    finally:
-        await clickhouse.close()
+    async with runners(settings) as each:
+        return {engine: await runner.status() for engine, runner in each.items()}
 
 
 def _needs(service: str) -> frozenset[str]:
@@ -380,13 +343,6 @@ async def _signals(settings: Settings) -> Signals:
 
 async def _platforms(settings: Settings) -> PlatformHttp:
     return PlatformHttp(settings.platforms)
-
-
-def _keyring(settings: Settings) -> KeyRing:
-    try:
-        return KeyRing.of(settings.secrets)
-    except KeyRingError as error:
-        raise StartError(str(error)) from None
 
 
 def _bind(server: grpc.aio.Server, settings: GrpcSettings) -> int:

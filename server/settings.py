@@ -4,6 +4,7 @@ Every value has the variable ``MRM_<SECTION>__<NAME>``, for instance ``MRM_POSTG
 README list them. Secrets are masked in every representation.
 """
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -241,3 +242,17 @@ class Settings(BaseSettings):
     watch: WatchSettings = WatchSettings()
     jobs: JobsSettings = JobsSettings()
     logging: LoggingSettings = LoggingSettings()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give another process these settings, beyond those that this one's own environment gives it."""
+    inherited, found = Settings(), {}
+    for section in Settings.model_fields:
+        mine, theirs = getattr(settings, section), getattr(inherited, section)
+        plain = mine.model_dump(mode="json")
+        for name in type(mine).model_fields:
+            value = getattr(mine, name)
+            if value is not None and value != getattr(theirs, name):
+                text = value.get_secret_value() if isinstance(value, SecretStr) else plain[name]
+                found[f"MRM_{section}__{name}".upper()] = text if isinstance(text, str) else json.dumps(text)
+    return found

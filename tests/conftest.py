@@ -46,9 +46,11 @@ from mrm.planning.v1 import (
 from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2_grpc, statistics_service_pb2_grpc
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
+from server.jobs.handling import Stores
 from server.rpc import logs
 from server.sealing import new_entry
 from server.settings import Settings
+from server.stores import opened
 from storage.postgres import clients, users
 from storage.postgres.database import Database
 from tests.platforms import FakePlatforms
@@ -240,6 +242,13 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         world = World(engines, connections, settings, application, channel, database, platforms, Caller(channel))
         world.admin = await world.sign_in("admin@example.com")
         yield world
+
+
+@pytest.fixture(scope="session")
+async def stores(world: World) -> AsyncIterator[Stores]:
+    """What a handler of jobs is given, on the engines of the service."""
+    async with opened(world.settings, "mrm-tests") as stores:
+        yield stores
 
 
 @pytest.fixture(scope="session")

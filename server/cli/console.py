@@ -62,8 +62,8 @@ def explain(error: Exception) -> str:
     from pydantic import ValidationError
 
     from mrm_client import CallError
-    from server.app import StartError
     from server.embedded import EngineError
+    from server.stores import StartError
     from storage.errors import StoreError, StoreUnavailable
     from storage.migrations import MigrationError
     from storage.redis.dsn import MalformedDsn

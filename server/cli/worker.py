@@ -9,14 +9,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
 
 import typer
 
 from server.cli.console import run
-
-if TYPE_CHECKING:
-    from server.settings import Settings
+from server.settings import Settings, environment
 
 # Beyond draining: closing stores, ending the interpreter.
 _CLOSE_SECONDS = 15.0
@@ -26,8 +23,8 @@ _AGAIN_SECONDS = 1.0
 def worker() -> None:
     """Run jobs on the engines that the environment names.
 
-    Needs MRM_POSTGRES__DSN and MRM_REDIS__DURABLE_DSN. At least one must run beside `mrm serve`; any number share the
-    work. SIGTERM or Ctrl-C drains: what runs may end, the rest goes back uncounted.
+    Needs what `mrm serve` needs. At least one must run beside it; any number share the work. SIGTERM or Ctrl-C drains:
+    what runs may end, the rest goes back uncounted.
     """
     run(_worker(asyncio.Event()))
 
@@ -35,27 +32,15 @@ def worker() -> None:
 async def _worker(stop: asyncio.Event) -> None:
     from server.jobs.worker import JobWorker
     from server.rpc import logs
-    from server.settings import Settings
-    from storage.postgres.database import Database
-    from storage.postgres.migrating import postgres_runner
+    from server.stores import check_schemas, opened
 
     settings = Settings()
     logs.configure(settings.logging.level)
-    dsn = settings.postgres.dsn.get_secret_value()
-    await postgres_runner(dsn).check()
+    await check_schemas(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = await Database.open(
-        dsn,
-        min_size=settings.postgres.pool_min,
-        max_size=settings.postgres.pool_max,
-        statement_cache_size=settings.postgres.statement_cache_size,
-        application_name="mrm-worker",
-    )
-    try:
-        await JobWorker(database, settings.redis.durable_dsn.get_secret_value(), settings.jobs).run(stop)
-    finally:
-        await database.close()
+    async with opened(settings, "mrm-worker") as stores:
+        await JobWorker(stores).run(stop)
 
 
 async def _beside_its_parent() -> None:
@@ -102,11 +87,7 @@ def _started(settings: Settings) -> subprocess.Popen[bytes]:
         # Nothing of it belongs into the output of the command.
         stdout=sys.stderr.fileno(),
         stderr=sys.stderr.fileno(),
-        env={
-            **os.environ,
-            "MRM_POSTGRES__DSN": settings.postgres.dsn.get_secret_value(),
-            "MRM_REDIS__DURABLE_DSN": settings.redis.durable_dsn.get_secret_value(),
-        },
+        env={**os.environ, **environment(settings)},
         # Ctrl-C goes to the whole group of a terminal; the worker hears of it from here.
         start_new_session=True,
     )

@@ -3,12 +3,35 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from server.sealing import KeyRing
+from server.settings import Settings
+from storage.clickhouse.connect import ClickHouse
+from storage.objects.store import Objects
 from storage.postgres import jobs
 from storage.postgres.database import Database, Transaction
 from storage.postgres.jobs import Job
+from storage.redis.signals import Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a handler may work on.
+
+    Attributes:
+        objects: None when the service keeps no files.
+        keyring: Opens the credentials of platforms; may be empty.
+    """
+
+    database: Database
+    clickhouse: ClickHouse
+    objects: Objects | None
+    keyring: KeyRing
+    signals: Signals
+    settings: Settings
 
 
 class JobFailed(Exception):
@@ -40,13 +63,13 @@ class JobContext:
     it does elsewhere must be harmless when repeated.
 
     Args:
-        database: Where the job is.
+        stores: What the handler may work on.
         job: The job, as it was claimed.
         lease: How long the claim holds without a sign.
     """
 
-    def __init__(self, database: Database, job: Job, lease: timedelta) -> None:
-        self.database = database
+    def __init__(self, stores: Stores, job: Job, lease: timedelta) -> None:
+        self.stores = stores
         self._job = job
         self._lease = lease
         self.cancelled = asyncio.Event()
@@ -57,7 +80,9 @@ class JobContext:
         Raises:
             LeaseLost: The try is no longer the present one.
         """
-        asked = await jobs.heartbeat_internal(self.database, self._job.id, self._job.fence, self._lease, progress)
+        asked = await jobs.heartbeat_internal(
+            self.stores.database, self._job.id, self._job.fence, self._lease, progress
+        )
         if asked is None:
             raise LeaseLost
         if asked:
@@ -81,7 +106,7 @@ class JobContext:
         Raises:
             LeaseLost: It is not.
         """
-        async with self.database.transaction(name) as tx:
+        async with self.stores.database.transaction(name) as tx:
             if not await jobs.hold_internal(tx, self._job.id, self._job.fence):
                 raise LeaseLost
             yield tx

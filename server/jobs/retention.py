@@ -44,7 +44,7 @@ async def handle(job: Job, context: JobContext) -> Mapping[str, Any]:
     purge = _PURGES[ApplyRetention.model_validate(job.payload).table]
     deleted = 0
     while True:
-        batch = await purge(context.database, _BATCH)
+        batch = await purge(context.stores.database, _BATCH)
         deleted += batch
         if batch < _BATCH:
             return {"deleted": deleted}

@@ -13,13 +13,12 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from server.jobs import retention
-from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, LeaseLost
+from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, LeaseLost, Stores
 from server.jobs.retention import ApplyRetention
 from server.rpc import logs
-from server.settings import JobsSettings
 from storage.errors import StoreError
 from storage.postgres import jobs
-from storage.postgres.database import Database, Transaction
+from storage.postgres.database import Transaction
 from storage.postgres.jobs import Job
 from storage.redis.queues import JobConsumer, JobQueues
 
@@ -67,27 +66,24 @@ class JobWorker:
     """Runs jobs. Any number of them share the work, without knowing of each other.
 
     Args:
-        database: Where the jobs are.
-        redis_dsn: Redis URL of the queues.
-        settings: Leases, pauses, concurrency.
+        stores: Where jobs and queues are, and what handlers may work on.
         handlers: What can be done, by the type of job.
         schedules: What is done by the clock.
     """
 
     def __init__(
         self,
-        database: Database,
-        redis_dsn: str,
-        settings: JobsSettings,
+        stores: Stores,
         handlers: Mapping[str, Handler] = HANDLERS,
         schedules: Sequence[Schedule] = SCHEDULES,
     ) -> None:
-        self._database = database
-        self._redis_dsn = redis_dsn
-        self._settings = settings
+        self._stores = stores
+        self._database = stores.database
+        self._redis_dsn = stores.settings.redis.durable_dsn.get_secret_value()
+        self._settings = stores.settings.jobs
         self._handlers = handlers
         self._schedules = schedules
-        self._lease = timedelta(seconds=settings.lease)
+        self._lease = timedelta(seconds=self._settings.lease)
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
         self._running: set[asyncio.Task[None]] = set()
         self._log = logs.get("worker")
@@ -206,7 +202,7 @@ class JobWorker:
 
     async def _kept(self, handler: Handler, job: Job) -> Mapping[str, object]:
         """Runs a handler and keeps its lease; stops it when the lease is lost."""
-        context = JobContext(self._database, job, self._lease)
+        context = JobContext(self._stores, job, self._lease)
         work = asyncio.ensure_future(handler(job, context))
         keeper = asyncio.create_task(self._keep(context))
         try:

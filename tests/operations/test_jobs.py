@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -16,9 +17,9 @@ from uuid import UUID, uuid4
 import pytest
 import redis.asyncio as redis
 
-from server.jobs.handling import JobContext, JobFailed, LeaseLost
+from server.jobs.handling import JobContext, JobFailed, LeaseLost, Stores
 from server.jobs.worker import HANDLERS, SCHEDULES, JobWorker
-from server.settings import JobsSettings
+from server.settings import JobQueue, JobsSettings, environment
 from storage.postgres import jobs
 from storage.postgres.jobs import Job
 from tests.conftest import World
@@ -69,14 +70,14 @@ async def test_of_many_deliveries_one_becomes_a_try(world: World) -> None:
     assert await jobs.claim_internal(world.database, job.id, "late", LEASE) is None
 
 
-async def test_a_try_that_was_taken_over_changes_nothing(world: World) -> None:
+async def test_a_try_that_was_taken_over_changes_nothing(world: World, stores: Stores) -> None:
     job = await make(world)
     stale = await begin(world, job, timedelta(milliseconds=1))
     await asyncio.sleep(0.01)
     await jobs.sweep_internal(world.database)
     fresh = await begin(world, job)
     assert fresh.fence == stale.fence + 1
-    context = JobContext(world.database, stale, LEASE)
+    context = JobContext(stores, stale, LEASE)
     with pytest.raises(LeaseLost):
         await context.progress(1, 2)
     with pytest.raises(LeaseLost):
@@ -190,6 +191,12 @@ async def test_a_schedule_makes_one_job_however_many_look(world: World) -> None:
     assert sum(await asyncio.gather(*(look() for _ in range(20)))) == 1
 
 
+def fast(stores: Stores, queue: JobQueue) -> Stores:
+    """Stores of a worker that takes from this queue alone, and looks often."""
+    jobs_settings = JobsSettings(tick=0.05, concurrency={queue: 2})
+    return replace(stores, settings=stores.settings.model_copy(update={"jobs": jobs_settings}))
+
+
 @asynccontextmanager
 async def working(world: World, worker: JobWorker) -> AsyncIterator[None]:
     """A worker in this process."""
@@ -209,7 +216,7 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30) -
             await asyncio.sleep(0.05)
 
 
-async def test_two_workers_forget_expired_replies_by_the_clock_once(world: World) -> None:
+async def test_two_workers_forget_expired_replies_by_the_clock_once(world: World, stores: Stores) -> None:
     await world.database.execute("DELETE FROM job_schedules WHERE name = ANY ($1)", [each.name for each in SCHEDULES])
     begun = datetime.now(UTC)
     principal = uuid4()
@@ -218,8 +225,7 @@ async def test_two_workers_forget_expired_replies_by_the_clock_once(world: World
         VALUES ($1, 'm', $2, '\\x00', '\\x00', now() - interval '1 day')""",
         principal, uuid4(),
     )  # fmt: skip
-    settings = JobsSettings(tick=0.05, concurrency={"maintenance": 2})
-    workers = [JobWorker(world.database, world.connections.redis_dsn, settings, HANDLERS) for _ in range(2)]
+    workers = [JobWorker(fast(stores, "maintenance"), HANDLERS) for _ in range(2)]
     made = "SELECT status FROM jobs WHERE queue = 'maintenance' AND created_at >= $1"
 
     async def all_done() -> bool:
@@ -233,16 +239,13 @@ async def test_two_workers_forget_expired_replies_by_the_clock_once(world: World
     assert kept == 0
 
 
-async def test_the_text_of_an_unforeseen_error_stays_inside(world: World) -> None:
+async def test_the_text_of_an_unforeseen_error_stays_inside(world: World, stores: Stores) -> None:
     async def handle(job: Job, context: JobContext) -> None:
         if job.payload["foreseen"]:
             raise JobFailed("the address is refused", final=True)
         raise RuntimeError("password=hunter2")
 
-    worker = JobWorker(
-        world.database, world.connections.redis_dsn, JobsSettings(tick=0.05, concurrency={"reports": 2}),
-        {"generate_report": handle}, (),
-    )  # fmt: skip
+    worker = JobWorker(fast(stores, "reports"), {"generate_report": handle}, ())
     made = [
         await make(world, "reports", type="generate_report", payload={"foreseen": foreseen})
         for foreseen in (True, False)
@@ -262,9 +265,8 @@ async def test_the_text_of_an_unforeseen_error_stays_inside(world: World) -> Non
 async def process(world: World, seconds: float) -> AsyncIterator[asyncio.subprocess.Process]:
     """A worker process that can be killed."""
     worker = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.operations.job_worker",
-        world.connections.postgres_dsn, world.connections.redis_dsn, str(seconds),
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'generated'}"},
+        sys.executable, "-m", "tests.operations.job_worker", str(seconds),
+        cwd=ROOT, env={**os.environ, **environment(world.settings), "PYTHONPATH": f"{ROOT}:{ROOT / 'generated'}"},
     )  # fmt: skip
     try:
         yield worker

@@ -13,7 +13,7 @@ from mrm.accounts.v1 import client_pb2, client_service_pb2
 from mrm.planning.v1 import project_service_pb2
 from server.app import Application
 from server.jobs import retention
-from server.jobs.handling import JobContext
+from server.jobs.handling import JobContext, Stores
 from storage.postgres import idempotency, jobs
 from storage.postgres.ids import new_id
 from tests.conftest import Failing, World, settings_for
@@ -90,7 +90,7 @@ async def test_a_failed_call_does_not_use_the_id_up(world: World, failing: Faili
     assert await world.admin.clients.CreateClient(request, metadata=world.admin.auth) == made
 
 
-async def test_expired_replies_are_forgotten_by_the_job(world: World) -> None:
+async def test_expired_replies_are_forgotten_by_the_job(world: World, stores: Stores) -> None:
     request = creation(str(uuid4()), f"Again {uuid4()}")
     first = await world.admin.clients.CreateClient(request, metadata=world.admin.auth)
     kept = await world.client()
@@ -112,7 +112,7 @@ async def test_expired_replies_are_forgotten_by_the_job(world: World) -> None:
         job = await jobs.enqueue_internal(
             tx, type=retention.TYPE, queue=retention.QUEUE, payload={"table": "idempotency_keys"}
         )
-    result = await retention.handle(job, JobContext(world.database, job, timedelta(seconds=30)))
+    result = await retention.handle(job, JobContext(stores, job, timedelta(seconds=30)))
     await jobs.cancel_internal(world.database, job.id)
     assert result["deleted"] >= 1
     rows = await world.database.fetch(
