@@ -26,7 +26,7 @@ from mrm.accounts.v1 import (
     user_service_pb2,
 )
 from mrm.campaigns.v1 import campaign_service_pb2
-from mrm.operations.v1 import change_service_pb2
+from mrm.operations.v1 import alert_service_pb2, change_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
 from mrm_client import is_local
@@ -39,6 +39,7 @@ from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import SessionService
 from server.accounts.user_service import UserService
 from server.campaigns.campaign_service import CampaignService
+from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
@@ -100,6 +101,7 @@ SERVICES = (
     project_team_service_pb2.DESCRIPTOR.services_by_name["ProjectTeamService"],
     integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
     user_service_pb2.DESCRIPTOR.services_by_name["UserService"],
+    alert_service_pb2.DESCRIPTOR.services_by_name["AlertService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -217,6 +219,7 @@ class Application:
         files = ClientFiles(database, objects, settings.objects)
         platforms = Platforms(await self._opened(_platforms(settings)), settings.platforms)
         servicers: dict[str, list[object]] = {
+            "AlertService": [AlertService(database, pager)],
             "ApiKeyService": [ApiKeyService(database, pager)],
             "BenchmarkService": [BenchmarkService(database, pager)],
             "CampaignService": [CampaignService(database, pager)],

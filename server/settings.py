@@ -216,6 +216,16 @@ class JobsSettings(BaseModel):
     drain_seconds: PositiveSeconds = Field(20.0, description="Longest wait for running jobs at shutdown")
 
 
+class AlertsSettings(BaseModel):
+    """When people are told of what needs attention."""
+
+    remind: timedelta = Field(
+        timedelta(hours=24),
+        gt=timedelta(0),
+        description="An alert that is still open is told again after this long; one resolved by hand rests as long",
+    )
+
+
 class LoggingSettings(BaseModel):
     """Logs, one JSON object a line on standard error."""
 
@@ -241,6 +251,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     watch: WatchSettings = WatchSettings()
     jobs: JobsSettings = JobsSettings()
+    alerts: AlertsSettings = AlertsSettings()
     logging: LoggingSettings = LoggingSettings()
 
 

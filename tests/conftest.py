@@ -32,7 +32,7 @@ from mrm.accounts.v1 import (
 )
 from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
 from mrm.common.v1 import options_pb2, platform_pb2
-from mrm.operations.v1 import change_service_pb2_grpc
+from mrm.operations.v1 import alert_service_pb2_grpc, change_service_pb2_grpc
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,
     media_plan_service_pb2_grpc,
@@ -100,6 +100,7 @@ class Caller:
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
     files: statistics_file_service_pb2_grpc.StatisticsFileServiceAsyncStub = field(init=False)
+    alerts: alert_service_pb2_grpc.AlertServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -118,6 +119,7 @@ class Caller:
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)
         self.files = statistics_file_service_pb2_grpc.StatisticsFileServiceStub(channel)
+        self.alerts = alert_service_pb2_grpc.AlertServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

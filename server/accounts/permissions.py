@@ -12,6 +12,7 @@ _READ = frozenset(
         "CAMPAIGNS_READ",
         "STATISTICS_READ",
         "CHANGES_READ",
+        "ALERTS_READ",
     }
 )
 
@@ -38,6 +39,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "PROJECTS_TRANSFER",
         "MEDIA_PLANS_WRITE",
         "CAMPAIGNS_WRITE",
+        "ALERTS_WRITE",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
     "analyst": _READ | {"USERS_READ"},
@@ -49,8 +51,9 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "INTEGRATIONS_WRITE",
         "PROJECTS_WRITE",
         "PROJECTS_TRANSFER",
+        "ALERTS_WRITE",
     },
-    "specialist": _READ | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE"},
+    "specialist": _READ | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE", "ALERTS_WRITE"},
 }
 
 # The roles that a person may have inside a project, beside or against the one everywhere.
@@ -64,10 +67,12 @@ TEAM_LETTERS: dict[str, str] = {
     "CAMPAIGNS_READ": "RACI",
     "STATISTICS_READ": "RACI",
     "CHANGES_READ": "RACI",
+    "ALERTS_READ": "RACI",
     "MEDIA_PLANS_COMMENT": "RAC",
     "PROJECTS_WRITE": "RA",
     "MEDIA_PLANS_WRITE": "RA",
     "CAMPAIGNS_WRITE": "RA",
+    "ALERTS_WRITE": "RA",
     "MEDIA_PLANS_APPROVE": "A",
     "PROJECTS_TRANSFER": "A",
 }

@@ -21,6 +21,8 @@ _RIGHTS = {
     "project_member": "PROJECTS_READ",
     "media_plan": "MEDIA_PLANS_READ",
     "campaign": "CAMPAIGNS_READ",
+    "alert": "ALERTS_READ",
+    "budget_alert_policy": "ALERTS_READ",
     "user": "USERS_READ",
     "session": "USERS_READ",
     "api_key": "API_KEYS_READ",

@@ -43,6 +43,7 @@ class Target:
     service_account_id: str
     integration_id: str
     file_key: str
+    alert_id: str
 
     def ids(self) -> list[str]:
         """All of them, for requests made at random."""
@@ -105,6 +106,10 @@ def _of_user(target: Target) -> Fields:
 
 def _of_integration(target: Target) -> Fields:
     return {"integration_id": target.integration_id}
+
+
+def _of_alert(target: Target) -> Fields:
+    return {"alert_id": target.alert_id}
 
 
 _VK = {"vk_ads": {"access_token": "a-token", "refresh_token": "another"}}
@@ -332,6 +337,17 @@ CASES: Final[dict[str, Case]] = {
         ),
     ),
     "ChangeService/WatchChanges": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "AlertService/ListAlerts": Case(
+        lambda t: {"filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(
+            lambda t: {"filter": {"project_id": t.project_id}},
+            lambda t: {"filter": {"campaign_id": t.campaign_id}},
+        ),
+    ),
+    "AlertService/GetAlert": Case(_of_alert),
+    "AlertService/AcknowledgeAlert": Case(_of_alert),
+    "AlertService/ResolveAlert": Case(_of_alert),
     "ChangeService/GetOldestChangeToken": Case(lambda t: {"filter": {"client_id": t.client_id}}, OWN),
 }
 

@@ -13,8 +13,11 @@ from mrm.common.v1 import options_pb2, time_pb2
 from mrm.planning.v1 import media_plan_pb2, media_plan_service_pb2, project_member_pb2
 from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics_service_pb2
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
+from server.alerts.raising import raise_alert
 from server.planning.benchmark_service import seed_rows
 from storage.postgres import benchmarks, clients, users
+from storage.postgres.alerts import Sighting
+from storage.postgres.audit import Cause
 from tests.conftest import PASSWORD_HASH, Caller, World, impression
 from tests.every_rpc.cases import Target
 from tests.planning import plans
@@ -122,6 +125,7 @@ async def make_target(world: World) -> Target:
         service_account_id=accounts[0].service_account_id,
         integration_id=integrations[0].integration_id,
         file_key=files[0],
+        alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
     )
 
 
@@ -131,6 +135,25 @@ async def _person(world: World, client_id: str) -> UUID:
     )
     await clients.add_membership(world.database, user_id=row.id, client_id=UUID(client_id))
     return row.id
+
+
+async def _alerts(world: World, client_id: str, project_id: str, campaign_id: str) -> str:
+    """Two alerts of a campaign; the id of one."""
+    async with world.database.transaction("raise_alerts") as tx:
+        for number in range(2):
+            seen = Sighting(
+                client_id=UUID(client_id),
+                kind="overspend",
+                severity="critical",
+                dedupe_key=f"test:{number}",
+                summary="spent too much",
+                details={},
+                project_id=UUID(project_id),
+                campaign_id=UUID(campaign_id),
+            )
+            raised = await raise_alert(tx, seen, cause=Cause("job", "test"), settings=world.settings.alerts)
+    assert raised is not None
+    return str(raised.alert.id)
 
 
 async def _events(tracker: Caller, client_id: str, campaign_id: str) -> None:

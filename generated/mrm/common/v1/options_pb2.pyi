@@ -75,6 +75,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Take archived projects back."""
     PERMISSION_MEDIA_PLANS_COMMENT: _Permission.ValueType  # 24
     """Say something about media plans. People have it wherever they see the project, except those who are only Informed."""
+    PERMISSION_ALERTS_READ: _Permission.ValueType  # 32
+    """See alerts, and when clients are told about budgets."""
+    PERMISSION_ALERTS_WRITE: _Permission.ValueType  # 33
+    """Acknowledge and resolve alerts, and decide when clients are told about budgets."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -129,6 +133,10 @@ PERMISSION_PROJECTS_RESTORE: Permission.ValueType  # 23
 """Take archived projects back."""
 PERMISSION_MEDIA_PLANS_COMMENT: Permission.ValueType  # 24
 """Say something about media plans. People have it wherever they see the project, except those who are only Informed."""
+PERMISSION_ALERTS_READ: Permission.ValueType  # 32
+"""See alerts, and when clients are told about budgets."""
+PERMISSION_ALERTS_WRITE: Permission.ValueType  # 33
+"""Acknowledge and resolve alerts, and decide when clients are told about budgets."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:

@@ -1,0 +1,1 @@
+"""Alerts: raising and clearing them, and how callers see them."""
