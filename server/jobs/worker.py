@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from server.jobs import retention
 from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, LeaseLost, Stores
 from server.jobs.retention import ApplyRetention
+from server.jobs.together import Together
 from server.rpc import logs
 from storage.errors import StoreError
 from storage.postgres import jobs
@@ -23,6 +24,7 @@ from storage.postgres.jobs import Job
 from storage.redis.queues import JobConsumer, JobQueues
 
 _BATCH = 500
+_TOGETHER = 100
 
 HANDLERS: Mapping[str, Handler] = {retention.TYPE: retention.handle}
 """What this code can do, by the type of job."""
@@ -31,6 +33,10 @@ HANDLERS: Mapping[str, Handler] = {retention.TYPE: retention.handle}
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A job that is made again and again, once in the whole cluster.
+
+    What is to be done for each client, or each account, is one such job whose handler makes a job for each of them with
+    `jobs.enqueue_internal`, under a `unique_key` that names client or account: each is then tried, seen, throttled and
+    cancelled by itself, and one that still waits or runs is not made twice.
 
     Attributes:
         name: Names it for good; also the key that keeps a second one from being made while the first one runs.
@@ -86,6 +92,9 @@ class JobWorker:
         self._lease = timedelta(seconds=self._settings.lease)
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid7()}"
         self._running: set[asyncio.Task[None]] = set()
+        self._claim = Together(self._claim_all, _TOGETHER)
+        self._complete = Together(self._complete_all, _TOGETHER)
+        self._room = asyncio.Event()
         self._log = logs.get("worker")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,9 +103,9 @@ class JobWorker:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(queues.close)
             loops = [
-                asyncio.create_task(self._again("delivery_failed", lambda: self._deliver(queues))),
-                asyncio.create_task(self._again("sweep_failed", self._sweep)),
-                asyncio.create_task(self._again("schedule_failed", self._schedule)),
+                asyncio.create_task(self._again("delivery_failed", lambda: self._deliver(queues), self._room)),
+                asyncio.create_task(self._again("sweep_failed", self._sweep, asyncio.Event())),
+                asyncio.create_task(self._again("schedule_failed", self._schedule, asyncio.Event())),
             ]
             consumers = [
                 asyncio.create_task(JobConsumer(self._redis_dsn, queue, concurrency, self._take).run())
@@ -123,16 +132,22 @@ class JobWorker:
         _, late = await asyncio.wait(self._running, timeout=self._settings.drain_seconds)
         await _end(late)
 
-    async def _again(self, failure: str, work: Callable[[], Awaitable[bool]]) -> None:
-        """Does something for ever, with a pause whenever there was nothing to do. Survives the loss of the stores."""
+    async def _again(self, failure: str, work: Callable[[], Awaitable[bool]], news: asyncio.Event) -> None:
+        """Does something for ever, with a pause whenever there was nothing to do that news may cut short.
+
+        Survives the loss of the stores.
+        """
         while True:
+            news.clear()
             try:
                 more = await work()
             except (StoreError, TimeoutError) as error:
                 self._log.warning(failure, exc_info=error)
                 more = False
             if not more:
-                await asyncio.sleep(self._settings.tick)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.tick):
+                        await news.wait()
 
     async def _deliver(self, queues: JobQueues) -> bool:
         """Puts what is due on the queues. Should that fail after the rows say it was done, it is repeated later."""
@@ -149,7 +164,10 @@ class JobWorker:
         return lost == _BATCH
 
     async def _schedule(self) -> bool:
+        due = await jobs.due_schedules_internal(self._database, {each.name: each.every for each in self._schedules})
         for schedule in self._schedules:
+            if schedule.name not in due:
+                continue
             async with self._database.transaction("schedule_job") as tx:
                 await _make(tx, schedule)
         return False
@@ -163,17 +181,36 @@ class JobWorker:
         await asyncio.shield(task)
 
     async def _do(self, job_id: UUID) -> None:
-        job = await jobs.claim_internal(self._database, job_id, self._holder, self._lease)
+        job = await self._claim(job_id)
         if job is None:
             return
-        logs.bind_request(str(job.id))
+        logs.bind_request(job.trace_id or str(job.id))
         try:
             await self._attempt(job)
         except LeaseLost:
-            self._log.warning("lease_lost", type=job.type)
+            self._log.warning("lease_lost", job=str(job.id), type=job.type)
         except asyncio.CancelledError:
             await asyncio.shield(jobs.release_internal(self._database, job.id, job.fence))
             raise
+        finally:
+            if job.throttle_key is not None:
+                # Another one may begin now.
+                self._room.set()
+
+    async def _claim_all(self, job_ids: Sequence[UUID]) -> list[Job | None]:
+        claimed = await jobs.claim_internal(self._database, job_ids, self._holder, self._lease)
+        found = {job.id: job for job in claimed}
+        left = set(job_ids) - found.keys()
+        if left:
+            async with self._database.transaction("claim_limited") as tx:
+                claimed = await jobs.claim_limited_internal(tx, left, self._holder, self._lease)
+            found |= {job.id: job for job in claimed}
+        # A delivery and its repetition may come together: one of them is the job.
+        return [found.pop(job_id, None) for job_id in job_ids]
+
+    async def _complete_all(self, ended: Sequence[tuple[UUID, int, Mapping[str, object]]]) -> list[bool]:
+        done = await jobs.complete_internal(self._database, ended)
+        return [job_id in done for job_id, _, _ in ended]
 
     async def _attempt(self, job: Job) -> None:
         handler = self._handlers.get(job.type)
@@ -189,16 +226,16 @@ class JobWorker:
             status = await jobs.fail_internal(self._database, job.id, job.fence, error.message, final=error.final)
         except Exception as error:
             # Its text may say anything, and whoever sees the job would read it.
-            self._log.error("job_failed", type=job.type, exc_info=error)
+            self._log.error("job_failed", job=str(job.id), type=job.type, exc_info=error)
             status = await jobs.fail_internal(
                 self._database, job.id, job.fence, f"internal error: {type(error).__name__}"
             )
         else:
-            done = await jobs.complete_internal(self._database, job.id, job.fence, result)
+            done = await self._complete((job.id, job.fence, result))
             status = "completed" if done else None
         if status is None:
             raise LeaseLost
-        self._log.info("job_ended", type=job.type, status=status)
+        self._log.info("job_ended", job=str(job.id), type=job.type, status=status)
 
     async def _kept(self, handler: Handler, job: Job) -> Mapping[str, object]:
         """Runs a handler and keeps its lease; stops it when the lease is lost."""

@@ -22,6 +22,7 @@ from server.jobs.worker import HANDLERS, SCHEDULES, JobWorker
 from server.settings import JobQueue, JobsSettings, environment
 from storage.postgres import jobs
 from storage.postgres.jobs import Job
+from storage.scope import EVERYTHING
 from tests.conftest import World
 
 pytestmark = pytest.mark.bar_e
@@ -38,10 +39,24 @@ async def make(world: World, queue: str = "sync", **fields: object) -> Job:
         return await jobs.enqueue_internal(tx, queue=queue, **values)  # type: ignore[arg-type]
 
 
+async def claim(world: World, job: Job, holder: str = "test", lease: timedelta = LEASE) -> Job | None:
+    """What comes of a delivery."""
+    claimed = await jobs.claim_internal(world.database, [job.id], holder, lease)
+    if not claimed:
+        async with world.database.transaction("claim") as tx:
+            claimed = await jobs.claim_limited_internal(tx, [job.id], holder, lease)
+    return claimed[0] if claimed else None
+
+
+async def complete(world: World, job: Job, result: dict[str, object] | None = None) -> bool:
+    """Ends the try that this is well; whether it was the present one."""
+    return bool(await jobs.complete_internal(world.database, [(job.id, job.fence, result or {})]))
+
+
 async def begin(world: World, job: Job, lease: timedelta = LEASE) -> Job:
     """Claims a job as soon as it is due."""
     for _ in range(100):
-        claimed = await jobs.claim_internal(world.database, job.id, "test", lease)
+        claimed = await claim(world, job, lease=lease)
         if claimed is not None:
             return claimed
         await asyncio.sleep(0.01)
@@ -63,11 +78,11 @@ async def outcomes(world: World, job: Job) -> list[tuple[int, str, str]]:
 
 async def test_of_many_deliveries_one_becomes_a_try(world: World) -> None:
     job = await make(world)
-    claims = await asyncio.gather(*(jobs.claim_internal(world.database, job.id, f"w{n}", LEASE) for n in range(20)))
+    claims = await asyncio.gather(*(claim(world, job, f"w{n}") for n in range(20)))
     [claimed] = [claim for claim in claims if claim is not None]
     assert (claimed.status, claimed.attempts, claimed.fence) == ("processing", 1, 1)
-    assert await jobs.complete_internal(world.database, job.id, 1, {"n": 1})
-    assert await jobs.claim_internal(world.database, job.id, "late", LEASE) is None
+    assert await complete(world, claimed, {"n": 1})
+    assert await claim(world, job) is None
 
 
 async def test_a_try_that_was_taken_over_changes_nothing(world: World, stores: Stores) -> None:
@@ -83,10 +98,10 @@ async def test_a_try_that_was_taken_over_changes_nothing(world: World, stores: S
     with pytest.raises(LeaseLost):
         async with context.transaction("stale"):
             raise AssertionError("let in")
-    assert not await jobs.complete_internal(world.database, job.id, stale.fence, {"by": "stale"})
+    assert not await complete(world, stale, {"by": "stale"})
     assert await jobs.fail_internal(world.database, job.id, stale.fence, "stale", final=True) is None
     assert not await jobs.release_internal(world.database, job.id, stale.fence)
-    assert await jobs.complete_internal(world.database, job.id, fresh.fence, {"by": "fresh"})
+    assert await complete(world, fresh, {"by": "fresh"})
     done = await now(world, job)
     assert (done.status, done.result, done.error) == ("completed", {"by": "fresh"}, None)
     assert await outcomes(world, job) == [(1, "lost", "the worker was lost"), (2, "completed", "")]
@@ -96,7 +111,7 @@ async def test_jobs_that_ended_long_ago_are_forgotten_with_their_tries(world: Wo
     old, recent = await make(world), await make(world)
     for job in (old, recent):
         claimed = await begin(world, job)
-        await jobs.complete_internal(world.database, job.id, claimed.fence, {})
+        await complete(world, claimed)
     await world.database.execute("UPDATE jobs SET completed_at = now() - interval '91 days' WHERE id = $1", old.id)
     assert await jobs.purge_ended_internal(world.database, timedelta(days=90)) == 1
     assert await jobs.get_internal(world.database, old.id) is None
@@ -121,7 +136,7 @@ async def test_one_key_is_one_job_however_many_make_it(world: World) -> None:
     assert len({job.id for job in made}) == 1
     claimed = await begin(world, made[0])
     assert (await make(world, unique_key=key)).id == claimed.id
-    await jobs.complete_internal(world.database, claimed.id, claimed.fence, {})
+    await complete(world, claimed)
     assert (await make(world, unique_key=key)).id != claimed.id
 
 
@@ -130,7 +145,7 @@ async def test_what_fails_too_often_is_given_up_and_can_be_replayed(world: World
     for expected in ("pending", "failed"):
         claimed = await begin(world, job)
         assert await jobs.fail_internal(world.database, job.id, claimed.fence, "no luck") == expected
-    assert await jobs.claim_internal(world.database, job.id, "late", LEASE) is None
+    assert await claim(world, job) is None
     given_up = await now(world, job)
     assert (given_up.attempts, given_up.error) == (2, "no luck")
     again = await jobs.retry_internal(world.database, job.id)
@@ -146,7 +161,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_it_agre
     waiting, agreeing, deaf, lost = [await make(world) for _ in range(4)]
     cancelled = await jobs.cancel_internal(world.database, waiting.id)
     assert cancelled is not None and cancelled.status == "cancelled"
-    assert await jobs.claim_internal(world.database, waiting.id, "late", LEASE) is None
+    assert await claim(world, waiting) is None
     assert await jobs.cancel_internal(world.database, waiting.id) is None
     runs = {
         job.id: await begin(world, job, LEASE if job is not lost else timedelta(milliseconds=1))
@@ -157,7 +172,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_it_agre
         assert asked is not None and asked.status == "processing"
     assert await jobs.heartbeat_internal(world.database, agreeing.id, 1, LEASE) is True
     assert await jobs.fail_internal(world.database, agreeing.id, 1, "cancelled") == "cancelled"
-    assert await jobs.complete_internal(world.database, deaf.id, 1, {})
+    assert await complete(world, runs[deaf.id])
     await asyncio.sleep(0.01)
     await jobs.sweep_internal(world.database)
     assert [(await now(world, job)).status for job in (agreeing, deaf, lost)] == ["cancelled", "completed", "cancelled"]
@@ -166,9 +181,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_when_it_agre
 async def test_cancelling_and_claiming_at_once_leaves_no_job_in_between(world: World) -> None:
     for _ in range(20):
         job = await make(world)
-        claimed, cancelled = await asyncio.gather(
-            jobs.claim_internal(world.database, job.id, "w", LEASE), jobs.cancel_internal(world.database, job.id)
-        )
+        claimed, cancelled = await asyncio.gather(claim(world, job), jobs.cancel_internal(world.database, job.id))
         assert cancelled is not None
         if claimed is None:
             assert (await now(world, job)).status == "cancelled"
@@ -345,3 +358,58 @@ async def _busy(world: World, ids: list[UUID], since: datetime) -> bool:
     """Whether a worker begun since then works, or all is done."""
     sql = "SELECT count(*) FROM jobs WHERE id = ANY ($1) AND status = 'processing' AND started_at > $2"
     return bool(await world.database.fetchval(sql, ids, since)) or await completed(world, ids)
+
+
+async def test_limits_of_a_queue_and_of_an_account_hold_over_all_who_claim(world: World) -> None:
+    key = uuid4().hex
+    made = [await make(world, throttle_key=key, throttle_limit=3) for _ in range(20)]
+    ids = [job.id for job in made]
+
+    async def many(number: int) -> list[Job]:
+        async with world.database.transaction("claim") as tx:
+            return await jobs.claim_limited_internal(tx, ids, f"w{number}", LEASE)
+
+    for _ in range(6):
+        claimed = [job for batch in await asyncio.gather(*(many(number) for number in range(4))) for job in batch]
+        assert len(claimed) == len({job.id for job in claimed}) == 3
+        await jobs.complete_internal(world.database, [(job.id, job.fence, {}) for job in claimed])
+    assert await world.database.fetchval("SELECT sum(attempts) FROM jobs WHERE id = ANY ($1)", ids) == 18
+    alone = await make(world)
+    async with world.database.transaction("limit") as tx:
+        await jobs.update_queue_internal(tx, "sync", concurrency=1, paused_because=None)
+    try:
+        running = await world.database.fetchval(
+            "SELECT count(*) FROM jobs WHERE queue = 'sync' AND status = 'processing'"
+        )
+        first = [job for job in (await asyncio.gather(*(claim(world, job) for job in [alone, *made]))) if job]
+        assert len(first) == max(0, 1 - running)
+    finally:
+        async with world.database.transaction("limit") as tx:
+            await jobs.update_queue_internal(tx, "sync", concurrency=None, paused_because=None)
+    await jobs.cancel_internal(world.database, alone.id)
+
+
+async def test_what_is_held_back_waits_and_what_is_not_does_not(world: World) -> None:
+    key = uuid4().hex
+    held, free = await make(world, hold_key=key), await make(world)
+    async with world.database.transaction("hold") as tx:
+        await jobs.hold_back_internal(tx, key, "the platform refuses the account")
+        await jobs.hold_back_internal(tx, key, "it still does")
+    assert await claim(world, held) is None
+    assert await claim(world, free) is not None
+    due = {each.id for each in await jobs.take_due_internal(world.database, timedelta(minutes=1), 10_000)}
+    assert held.id not in due
+    seen = await jobs.get(world.database, EVERYTHING, held.id, unowned=True)
+    assert seen is not None and (seen.status, seen.attempts, seen.held_because) == ("pending", 0, "it still does")
+    async with world.database.transaction("hold") as tx:
+        assert await jobs.let_go_internal(tx, key)
+        assert not await jobs.let_go_internal(tx, key)
+    running = await claim(world, held)
+    assert running is not None
+    waiting = await make(world, hold_key=key)
+    async with world.database.transaction("hold") as tx:
+        assert await jobs.cancel_held_internal(tx, key) == 2
+    assert await jobs.heartbeat_internal(world.database, held.id, running.fence, LEASE) is True
+    assert (await now(world, waiting)).status == "cancelled"
+    assert await jobs.release_internal(world.database, held.id, running.fence)
+    assert (await now(world, held)).status == "cancelled"

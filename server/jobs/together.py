@@ -1,0 +1,50 @@
+"""One statement for all who ask for the same at the same time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Together(Generic[Item, Answer]):
+    """Gathers what comes while the statement before runs, and asks for all of it with the next one.
+
+    Nobody waits for others: the first asks at once. Under load a statement serves many.
+
+    Args:
+        ask: Answers several, in their order.
+        most: The most at a time.
+    """
+
+    def __init__(self, ask: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], most: int) -> None:
+        self._ask = ask
+        self._most = most
+        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._asking: asyncio.Task[None] | None = None
+
+    async def __call__(self, item: Item) -> Answer:
+        """The answer for one."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_all())
+        return await answer
+
+    async def _ask_all(self) -> None:
+        try:
+            while self._waiting:
+                now, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                try:
+                    answers = await self._ask([item for item, _ in now])
+                except Exception as error:
+                    for _, answer in now:
+                        if not answer.done():
+                            answer.set_exception(error)
+                else:
+                    for (_, answer), given in zip(now, answers, strict=True):
+                        if not answer.done():
+                            answer.set_result(given)
+        finally:
+            self._asking = None
