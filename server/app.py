@@ -48,8 +48,7 @@ from server.planning.media_plan_service import MediaPlanService
 from server.planning.plan_lifecycle import PlanLifecycleRpcs
 from server.planning.project_service import ProjectService
 from server.planning.project_team_service import ProjectTeamService
-from server.platforms.check import Platforms
-from server.platforms.https import PlatformHttp
+from server.platforms.registry import Platforms
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.fences import SessionFences
@@ -217,7 +216,7 @@ class Application:
         hub = WatchHub(background, clickhouse, signals, settings.watch)
         snapshots = SnapshotWriter(database, clickhouse, directory, signals)
         files = ClientFiles(database, objects, settings.objects)
-        platforms = Platforms(await self._opened(_platforms(settings)), settings.platforms)
+        platforms = await self._opened(_platforms(settings))
         servicers: dict[str, list[object]] = {
             "AlertService": [AlertService(database, pager)],
             "ApiKeyService": [ApiKeyService(database, pager)],
@@ -344,8 +343,8 @@ async def _signals(settings: Settings) -> Signals:
     return Signals(settings.redis.durable_dsn.get_secret_value())
 
 
-async def _platforms(settings: Settings) -> PlatformHttp:
-    return PlatformHttp(settings.platforms)
+async def _platforms(settings: Settings) -> Platforms:
+    return Platforms.open(settings.platforms)
 
 
 def _bind(server: grpc.aio.Server, settings: GrpcSettings) -> int:

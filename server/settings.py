@@ -139,7 +139,16 @@ class PlatformsSettings(BaseModel):
     yandex_direct_url: PlatformUrl = Field("https://api.direct.yandex.com", description="Yandex Direct, API version 5")
     vk_ads_url: PlatformUrl = Field("https://ads.vk.com", description="VK Ads, API version 2")
     yandex_metrika_url: PlatformUrl = Field("https://api-metrika.yandex.net", description="Yandex Metrika")
+    yandex_oauth_url: PlatformUrl = Field("https://oauth.yandex.com", description="Yandex OAuth, which renews tokens")
+    yandex_client_id: str = Field("", description="Our application at Yandex OAuth; without it no token is renewed")
+    yandex_client_secret: SecretStr = Field(SecretStr(""), description="Its secret")
+    vk_ads_client_id: str = Field("", description="Our application at VK Ads; without it no token is renewed")
+    vk_ads_client_secret: SecretStr = Field(SecretStr(""), description="Its secret")
+    include_vat: bool = Field(
+        False, description="Ask Yandex Direct for costs with value-added tax; those of VK Ads are always without"
+    )
     timeout: PositiveSeconds = Field(10.0, description="Longest wait for an answer")
+    report_timeout: PositiveSeconds = Field(60.0, description="Longest wait for statistics")
 
 
 class IngestSettings(BaseModel):

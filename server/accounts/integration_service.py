@@ -8,8 +8,8 @@ from uuid import UUID
 from mrm.accounts.v1 import integration_pb2
 from mrm.accounts.v1 import integration_service_pb2 as pb
 from server.accounts import convert
-from server.platforms.check import Platforms
-from server.platforms.https import PlatformFault
+from server.platforms.interface import AuthFailed, PlatformError
+from server.platforms.registry import Platforms
 from server.rpc.auditing import Actor, recorder
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
@@ -123,15 +123,15 @@ class IntegrationService:
             raise FailedPrecondition.archived("client")
         if row.status == "disconnected":
             raise _disconnected("tested")
-        fault: PlatformFault | None = None
+        fault: PlatformError | None = None
         try:
-            await self._platforms.check(self._open(row))
-        except PlatformFault as error:
+            await self._platforms.check(str(row.id), self._open(row))
+        except PlatformError as error:
             fault = error
         row = await self._noted(call, row, fault)
         if fault is None:
             outcome, detail = pb.TestIntegrationResponse.OUTCOME_ACCEPTED, "the platform takes the credentials"
-        elif fault.refused:
+        elif isinstance(fault, AuthFailed):
             outcome, detail = pb.TestIntegrationResponse.OUTCOME_REFUSED, str(fault)
         else:
             outcome, detail = pb.TestIntegrationResponse.OUTCOME_UNAVAILABLE, str(fault)
@@ -171,12 +171,16 @@ class IntegrationService:
         await call.record(entry)
         return pb.DisconnectIntegrationResponse(integration=integration)
 
-    async def _noted(self, call: Call, row: Integration, fault: PlatformFault | None) -> Integration:
+    async def _noted(self, call: Call, row: Integration, fault: PlatformError | None) -> Integration:
         """What a test means for the integration: only a refusal is an error, only acceptance ends one."""
         if fault is None and row.status == "connected" and not row.last_error:
             return row
         error, at = ("", None) if fault is None else (str(fault), datetime.now(UTC))
-        status = row.status if fault is not None and not fault.refused else "error" if fault else "connected"
+        status = row.status
+        if fault is None:
+            status = "connected"
+        elif isinstance(fault, AuthFailed):
+            status = "error"
         changed = replace(row, status=status, last_error=error, last_error_at=at)
 
         async def store(tx: Transaction) -> Integration:

@@ -7,7 +7,7 @@ Only the errors of this module are raised, and no text in them is the platform's
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -31,7 +31,15 @@ class PlatformError(Exception):
 
 
 class AuthFailed(PlatformError):
-    """The platform refuses the credentials, and will go on doing so: the integration is in error until they change."""
+    """The platform refuses the credentials, and will go on doing so: the integration is in error until they change.
+
+    Attributes:
+        renewable: It is the token that is refused, so a renewed one may be taken; otherwise it is the right.
+    """
+
+    def __init__(self, text: str, *, code: int = 0, renewable: bool = False) -> None:
+        super().__init__(text, code=code)
+        self.renewable = renewable
 
 
 class Throttled(PlatformError):
@@ -333,6 +341,9 @@ class StatisticsQuery:
             report, so keep it while waiting out `NotReady`, and take another to have the platform count again.
         goals: Goals whose conversions count; all if empty. Only where outcomes are measured.
         attribution: How conversions are given to visits. Only where outcomes are measured.
+        currency: Currency in which revenue is wanted. Only where outcomes are measured.
+        tagged: A visit's campaign is what its `utm_campaign` says, not what the counter's own platform knows: so the
+            campaigns of other platforms are found. Only where outcomes are measured.
     """
 
     first: date
@@ -342,6 +353,8 @@ class StatisticsQuery:
     reading: str = ""
     goals: tuple[str, ...] = ()
     attribution: Attribution = Attribution.LAST_SIGNIFICANT_CLICK
+    currency: str = "RUB"
+    tagged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,15 +521,7 @@ def split(capabilities: Capabilities, query: StatisticsQuery) -> Iterator[Statis
     while first <= query.last:
         last = min(query.last, first + timedelta(days=capabilities.max_days - 1))
         for part in parts or [()]:
-            yield StatisticsQuery(
-                first=first,
-                last=last,
-                campaign_ids=part,
-                hourly=query.hourly,
-                reading=query.reading,
-                goals=query.goals,
-                attribution=query.attribution,
-            )
+            yield replace(query, first=first, last=last, campaign_ids=part)
         first = last + timedelta(days=1)
 
 

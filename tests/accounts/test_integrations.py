@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from mrm.accounts.v1 import client_pb2, client_service_pb2, integration_pb2
 from mrm.accounts.v1 import integration_service_pb2 as pb
 from server.accounts.integration_service import bound_to
-from server.platforms.check import Platforms
-from server.platforms.https import PlatformFault, PlatformHttp
+from server.platforms.interface import AuthFailed, PlatformError
+from server.platforms.registry import Platforms
 from server.sealing import KeyRing, KeyRingError, Unsealable, new_entry, prepend
 from server.settings import PlatformsSettings, SecretsSettings
 from storage.postgres import integrations
@@ -289,13 +289,13 @@ async def test_keys_rotate_and_an_interrupted_rotation_goes_on(world: World) -> 
 async def test_a_misbehaving_platform_costs_bounded_time_and_is_no_refusal(world: World, misdeed: str) -> None:
     settings = world.platforms.settings(timeout=0.3)
     world.platforms.behaviour[misdeed + "-token"] = misdeed
-    http = PlatformHttp(settings)
+    platforms = Platforms.open(settings)
     try:
-        with pytest.raises(PlatformFault) as caught:
-            await Platforms(http, settings).check(credentials("vk_ads", misdeed + "-token"))
+        with pytest.raises(PlatformError) as caught:
+            await platforms.check("misdeed", credentials("vk_ads", misdeed + "-token"))
     finally:
-        await http.close()
-    assert not caught.value.refused
+        await platforms.close()
+    assert not isinstance(caught.value, AuthFailed)
 
 
 @pytest.mark.parametrize(
