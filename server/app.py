@@ -25,10 +25,10 @@ from mrm.accounts.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
-from mrm.campaigns.v1 import campaign_service_pb2
+from mrm.campaigns.v1 import campaign_import_service_pb2, campaign_service_pb2
 from mrm.operations.v1 import alert_service_pb2, change_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
-from mrm.statistics.v1 import statistics_file_service_pb2, statistics_service_pb2
+from mrm.statistics.v1 import backfill_service_pb2, statistics_file_service_pb2, statistics_service_pb2
 from mrm_client import is_local
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
@@ -40,6 +40,7 @@ from server.accounts.session_service import SessionService
 from server.accounts.user_service import UserService
 from server.campaigns.campaign_service import CampaignService
 from server.operations.alert_service import AlertService
+from server.campaigns.import_service import CampaignImportService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
@@ -62,6 +63,7 @@ from server.rpc.transport import ServerCertificates, TlsFiles, UnusableCertifica
 from server.settings import GrpcSettings, Settings
 from server.statistics.aggregator import Aggregator
 from server.statistics.append import IngestRpcs
+from server.statistics.backfill import BackfillService
 from server.statistics.export import ExportRpcs
 from server.statistics.files import ClientFiles, FileRpcs
 from server.statistics.hub import WatchHub
@@ -101,6 +103,8 @@ SERVICES = (
     integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
     user_service_pb2.DESCRIPTOR.services_by_name["UserService"],
     alert_service_pb2.DESCRIPTOR.services_by_name["AlertService"],
+    campaign_import_service_pb2.DESCRIPTOR.services_by_name["CampaignImportService"],
+    backfill_service_pb2.DESCRIPTOR.services_by_name["BackfillService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -220,7 +224,9 @@ class Application:
         servicers: dict[str, list[object]] = {
             "AlertService": [AlertService(database, pager)],
             "ApiKeyService": [ApiKeyService(database, pager)],
+            "BackfillService": [BackfillService(database, clickhouse, snapshots)],
             "BenchmarkService": [BenchmarkService(database, pager)],
+            "CampaignImportService": [CampaignImportService(database, pager, feed.announce)],
             "CampaignService": [CampaignService(database, pager)],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
@@ -331,7 +337,7 @@ async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus
 def _needs(service: str) -> frozenset[str]:
     entities = frozenset({"postgresql", "redis"})
     match service:
-        case "StatisticsService":
+        case "StatisticsService" | "BackfillService":
             return entities | {"clickhouse"}
         case "StatisticsFileService":
             return entities | {"clickhouse", "objects"}

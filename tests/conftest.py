@@ -30,7 +30,12 @@ from mrm.accounts.v1 import (
     session_service_pb2_grpc,
     user_service_pb2_grpc,
 )
-from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2, campaign_service_pb2_grpc
+from mrm.campaigns.v1 import (
+    campaign_import_service_pb2_grpc,
+    campaign_pb2,
+    campaign_service_pb2,
+    campaign_service_pb2_grpc,
+)
 from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.operations.v1 import alert_service_pb2_grpc, change_service_pb2_grpc
 from mrm.planning.v1 import (
@@ -43,7 +48,12 @@ from mrm.planning.v1 import (
     project_team_service_pb2,
     project_team_service_pb2_grpc,
 )
-from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2_grpc, statistics_service_pb2_grpc
+from mrm.statistics.v1 import (
+    backfill_service_pb2_grpc,
+    event_pb2,
+    statistics_file_service_pb2_grpc,
+    statistics_service_pb2_grpc,
+)
 from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.jobs.handling import Stores
@@ -101,6 +111,8 @@ class Caller:
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
     files: statistics_file_service_pb2_grpc.StatisticsFileServiceAsyncStub = field(init=False)
     alerts: alert_service_pb2_grpc.AlertServiceAsyncStub = field(init=False)
+    imports: campaign_import_service_pb2_grpc.CampaignImportServiceAsyncStub = field(init=False)
+    backfills: backfill_service_pb2_grpc.BackfillServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -120,6 +132,8 @@ class Caller:
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)
         self.files = statistics_file_service_pb2_grpc.StatisticsFileServiceStub(channel)
         self.alerts = alert_service_pb2_grpc.AlertServiceStub(channel)
+        self.imports = campaign_import_service_pb2_grpc.CampaignImportServiceStub(channel)
+        self.backfills = backfill_service_pb2_grpc.BackfillServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

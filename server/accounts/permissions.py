@@ -40,6 +40,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "MEDIA_PLANS_WRITE",
         "CAMPAIGNS_WRITE",
         "ALERTS_WRITE",
+        "CAMPAIGNS_IMPORT",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
     "analyst": _READ | {"USERS_READ"},
@@ -53,7 +54,8 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "PROJECTS_TRANSFER",
         "ALERTS_WRITE",
     },
-    "specialist": _READ | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE", "ALERTS_WRITE"},
+    "specialist": _READ
+    | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE", "CAMPAIGNS_IMPORT", "ALERTS_WRITE"},
 }
 
 # The roles that a person may have inside a project, beside or against the one everywhere.
@@ -73,6 +75,7 @@ TEAM_LETTERS: dict[str, str] = {
     "MEDIA_PLANS_WRITE": "RA",
     "CAMPAIGNS_WRITE": "RA",
     "ALERTS_WRITE": "RA",
+    "CAMPAIGNS_IMPORT": "RA",
     "MEDIA_PLANS_APPROVE": "A",
     "PROJECTS_TRANSFER": "A",
 }

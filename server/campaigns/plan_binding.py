@@ -45,6 +45,13 @@ async def bind(call: Mutation, wanted: Wanted) -> dict[str, Any]:
             campaign no total budget in the plan's currency.
         FailedPrecondition: The channel or the plan cannot pay for the campaign.
     """
+    if wanted.version is not None and wanted.channel_id is None:
+        # What was imported belongs to a plan without channels, and counts against no budget.
+        return {
+            "plan_lineage_id": wanted.lineage_id,
+            "plan_version": wanted.version,
+            "plan_channel_id": None,
+        }
     if wanted.lineage_id is None or wanted.channel_id is None:
         if wanted.lineage_id is not None or wanted.channel_id is not None:
             missing = "plan_channel_id" if wanted.channel_id is None else "media_plan_lineage_id"

@@ -23,6 +23,7 @@ _RIGHTS = {
     "campaign": "CAMPAIGNS_READ",
     "alert": "ALERTS_READ",
     "budget_alert_policy": "ALERTS_READ",
+    "campaign_import": "CAMPAIGNS_READ",
     "user": "USERS_READ",
     "session": "USERS_READ",
     "api_key": "API_KEYS_READ",

@@ -206,6 +206,8 @@ class Pipeline:
             with self._streams.guard(principal) as guard:
                 try:
                     await run(principal, trace)
+                except NotFound as error:
+                    raise await rights.explained(self._database, principal, method.policy.permission, error) from None
                 except asyncio.CancelledError:
                     guard.raise_if_ended()
                     raise

@@ -111,8 +111,8 @@ class SnapshotWriter:
         async with self._turns, self._database.transaction("append_metrics") as tx:
             await snapshot_order.enter(tx, client_id)
             stored = await snapshots.append(self._clickhouse, client_id, reading, rows)
-        if stored:
-            # Watchers also look by themselves, so a signal may be lost.
+        # What was long ago is no news; and watchers also look by themselves, so a signal may be lost.
+        if stored and request.source != snapshot_pb2.METRICS_SOURCE_BACKFILL:
             with suppress(StoreUnavailable):
                 await self._signals.publish(CHANNEL, json.dumps({"clients": [str(client_id)]}).encode())
         return stored

@@ -126,6 +126,37 @@ async def append(store: ClickHouse, client_id: UUID, reading: Reading, snapshots
     return len(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What snapshots add up to; amounts in millionths."""
+
+    snapshots: int
+    impressions: int
+    clicks: int
+    cost_micros: int
+    conversions_micros: int
+    revenue_micros: int
+
+
+async def sums(store: ClickHouse, client_id: UUID, source: Source, version: int) -> Sums:
+    """What those snapshots of one reading add up to that no later one has replaced."""
+    [row] = await store.fetch(
+        f"""SELECT count(), sum(impressions), sum(clicks), toString(toInt256(sum(cost) * 1000000)),
+          toString(toInt256(sum(conversions) * 1000000)), toString(toInt256(sum(revenue) * 1000000))
+        FROM campaign_metrics_hourly FINAL
+        WHERE client_id = '{client_id}' AND source = {{source:String}} AND version = {{version:UInt64}}""",
+        {"source": source, "version": version},
+        timeout=_SECONDS,
+    )
+    return Sums(*map(int, row))
+
+
+async def replaced(store: ClickHouse, client_id: UUID, source: Source, version: int, rows: Sequence[Snapshot]) -> int:
+    """How many of a reading's snapshots a later reading of the source has replaced."""
+    held = await _held(store, client_id, source, [row.key for row in rows])
+    return sum(found > version for found, _ in held.values())
+
+
 async def _held(store: ClickHouse, client_id: UUID, source: Source, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
     """Version and state of what is stored for some keys."""
     lines = "\\n".join(f"{key.campaign_id}\\t{key.grain}\\t{key.start:d}" for key in keys)

@@ -29,6 +29,9 @@ class Message:
 # Adds a message.
 _APPEND = "INSERT INTO outbox (topic, key, payload) VALUES ($1, $2, $3) RETURNING id"
 
+# Adds a message for each key.
+_APPEND_ALL = "INSERT INTO outbox (topic, key) SELECT $1, k.key FROM unnest($2::text[]) AS k (key)"
+
 # The oldest waiting messages of a topic, kept from other takers until the transaction ends.
 _TAKE_BATCH = """
 SELECT id, topic, key, payload, created_at FROM outbox
@@ -46,6 +49,11 @@ DELETE FROM outbox WHERE id IN (
 async def append(db: Executor, topic: str, key: str, payload: Mapping[str, Any] | None = None) -> int:
     """Adds a message, in the transaction of the change that causes it, and returns its id."""
     return int(returned(await db.fetchrow(_APPEND, topic, key, dict(payload or {})))[0])
+
+
+async def append_all(db: Executor, topic: str, keys: Sequence[str]) -> None:
+    """Adds a message for each key, as `append` does for one."""
+    await db.execute(_APPEND_ALL, topic, list(keys))
 
 
 async def take_batch(tx: Transaction, topic: str, limit: int) -> list[Message]:

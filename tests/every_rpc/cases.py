@@ -44,6 +44,7 @@ class Target:
     integration_id: str
     file_key: str
     alert_id: str
+    campaign_import_id: str
 
     def ids(self) -> list[str]:
         """All of them, for requests made at random."""
@@ -261,6 +262,29 @@ CASES: Final[dict[str, Case]] = {
     "CampaignService/UpdateCampaign": Case(
         lambda t: {"campaign": {"campaign_id": t.campaign_id, "display_name": "x"}, "update_mask": "displayName"}
     ),
+    "CampaignImportService/ImportCampaigns": Case(
+        lambda t: {
+            "options": {"project_id": t.project_id, "fingerprint": (uuid4().hex * 2)},
+            "rows": [{"line": 2, "external_id": uuid4().hex, "platform": "PLATFORM_OTHER"}],
+            "last": True,
+        }
+    ),
+    "CampaignImportService/GetCampaignImport": Case(lambda t: {"campaign_import_id": t.campaign_import_id}),
+    "CampaignImportService/ListCampaignImports": Case(
+        lambda t: {"filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(lambda t: {"filter": {"project_id": t.project_id}},),
+    ),
+    "CampaignImportService/ListCampaignImportErrors": Case(lambda t: {"campaign_import_id": t.campaign_import_id}),
+    "BackfillService/StoreBackfillChunk": Case(
+        lambda t: {
+            "client_id": t.client_id,
+            "fingerprint": uuid4().hex * 2,
+            "month": "2020-04",
+            "snapshots": [{"campaign_id": t.campaign_id, "date": "2020-04-01", "delivery": {"impressions": 1}}],
+        }
+    ),
+    "BackfillService/GetBackfill": Case(lambda t: {"client_id": t.client_id, "fingerprint": "ab" * 32}),
     "StatisticsService/AppendEvents": Case(
         lambda t: {"client_id": t.client_id, "stream_id": uuid4().hex, "batch": {"events": [_event(t)]}}
     ),

@@ -18,6 +18,7 @@ from server.planning.benchmark_service import seed_rows
 from storage.postgres import benchmarks, clients, users
 from storage.postgres.alerts import Sighting
 from storage.postgres.audit import Cause
+from tests.campaigns import importing
 from tests.conftest import PASSWORD_HASH, Caller, World, impression
 from tests.every_rpc.cases import Target
 from tests.planning import plans
@@ -113,6 +114,8 @@ async def make_target(world: World) -> Target:
     tracker = await world.key([client.client_id])
     await _events(tracker, client.client_id, campaigns[0].campaign_id)
     files = [await _file(admin, client.client_id) for _ in range(2)]
+    faulty = [importing.row(line, "x", platform=0) for line in (2, 3)]
+    imports = [await importing.bring(admin, projects[0].project_id, [faulty]) for _ in range(2)]
     return Target(
         client_id=client.client_id,
         project_id=projects[0].project_id,
@@ -126,6 +129,7 @@ async def make_target(world: World) -> Target:
         integration_id=integrations[0].integration_id,
         file_key=files[0],
         alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
+        campaign_import_id=imports[0][0].campaign_import_id,
     )
 
 

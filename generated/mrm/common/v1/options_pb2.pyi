@@ -79,6 +79,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """See alerts, and when clients are told about budgets."""
     PERMISSION_ALERTS_WRITE: _Permission.ValueType  # 33
     """Acknowledge and resolve alerts, and decide when clients are told about budgets."""
+    PERMISSION_CAMPAIGNS_IMPORT: _Permission.ValueType  # 31
+    """Bring campaigns in from files, with what they were and are, past the steps of their life here."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -137,6 +139,8 @@ PERMISSION_ALERTS_READ: Permission.ValueType  # 32
 """See alerts, and when clients are told about budgets."""
 PERMISSION_ALERTS_WRITE: Permission.ValueType  # 33
 """Acknowledge and resolve alerts, and decide when clients are told about budgets."""
+PERMISSION_CAMPAIGNS_IMPORT: Permission.ValueType  # 31
+"""Bring campaigns in from files, with what they were and are, past the steps of their life here."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
