@@ -92,7 +92,7 @@ async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World
         metadata=world.admin.auth,
     )
     made = [c for c in found.changes if c.action == "create"]
-    assert [c.resource_id for c in made if c.resource_type == "campaign"] == [
+    assert sorted(c.resource_id for c in made if c.resource_type == "campaign") == [
         each.campaign_id for each in await campaigns_of(world, project.project_id)
     ]
     [of_plan] = [c for c in made if c.resource_type == "media_plan"]
