@@ -39,8 +39,8 @@ from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import SessionService
 from server.accounts.user_service import UserService
 from server.campaigns.campaign_service import CampaignService
-from server.operations.alert_service import AlertService
 from server.campaigns.import_service import CampaignImportService
+from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
 from server.planning.benchmark_service import BenchmarkService
