@@ -96,7 +96,7 @@ async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World
         each.campaign_id for each in await campaigns_of(world, project.project_id)
     ]
     [of_plan] = [c for c in made if c.resource_type == "media_plan"]
-    assert of_plan.actor.kind == change_pb2.ACTOR_KIND_SYSTEM
+    assert of_plan.actor.kind == change_pb2.CHANGE_ACTOR_KIND_SYSTEM
     assert len([c for c in made if c.resource_type == "campaign_import"]) == 2
 
 
