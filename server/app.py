@@ -4,6 +4,7 @@ This is the one module that sees all others.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -126,6 +127,8 @@ CHANNEL_OPTIONS = (
 
 
 _RESTART_SECONDS = 1.0
+# New objects before a collection of the young, and how many of those come before one of the older generations.
+_GC_THRESHOLDS = (20_000, 20, 100)
 
 
 class Application:
@@ -271,7 +274,8 @@ class Application:
         self._log.info("serving", host=settings.grpc.host, port=self.port)
 
     async def run_until_signal(self) -> None:
-        """Serves until SIGTERM or SIGINT, then drains."""
+        """Serves until SIGTERM or SIGINT, then drains. The process is expected to do nothing else."""
+        _collect_garbage_less()
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -393,6 +397,14 @@ def _redis_probe(redis: MultiplexedRedis) -> Callable[[], Awaitable[None]]:
         await redis.execute("PING")
 
     return probe
+
+
+def _collect_garbage_less() -> None:
+    """Keeps full collections, which hold all calls for 0.2 s under 2 000 watchers, from coming every three seconds."""
+    gc.collect()
+    # Modules, descriptors and stores stay until the end: nothing of them need be looked at again.
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
