@@ -10,7 +10,7 @@ from mrm.accounts.v1 import integration_service_pb2 as pb
 from server.accounts import convert
 from server.platforms.interface import AuthFailed, PlatformError
 from server.platforms.registry import Platforms
-from server.rpc.auditing import Actor, recorder
+from server.rpc.auditing import Actor, append_to, recorder
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
 from server.rpc.paging import Pager
@@ -188,11 +188,10 @@ class IntegrationService:
             before, after = convert.integration(row), convert.integration(stored)
             if stored.status != row.status:
                 record = recorder(
-                    tx,
+                    append_to(tx, self._announce),
                     Actor.of(call.principal),
                     method=call.method,
                     request_id=call.request_id,
-                    announce=self._announce,
                 )
                 await record(AuditEntry("test", "integration", row.id, row.client_id, None, before, after))
             return stored

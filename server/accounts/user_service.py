@@ -243,13 +243,15 @@ class UserService:
         self._end_sessions_after(tx, row.id)
         await audit.append(
             tx,
-            actor_kind="user",
-            actor_id=row.id,
-            method=call.method,
-            request_id=call.request_id,
-            resource_type="user",
-            resource_id=row.id,
-            action=action,
+            audit.Record(
+                actor_kind="user",
+                actor_id=row.id,
+                method=call.method,
+                request_id=call.request_id,
+                resource_type="user",
+                resource_id=row.id,
+                action=action,
+            ),
         )
 
     def _end_sessions_after(self, tx: Transaction, user_id: UUID) -> None:

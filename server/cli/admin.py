@@ -49,7 +49,7 @@ async def create_admin(settings: Settings, email: str, password: str) -> str:
     """
     from server.accounts import convert
     from server.accounts.passwords import Passwords, check_password
-    from server.rpc.auditing import SYSTEM, recorder
+    from server.rpc.auditing import SYSTEM, append_to, recorder
     from server.rpc.call import AuditEntry
     from server.rpc.errors import InvalidRequest
     from storage.errors import Conflict
@@ -68,7 +68,7 @@ async def create_admin(settings: Settings, email: str, password: str) -> str:
         password_hash = await hashing.hash(password)
         async with database.transaction("create_admin") as tx:
             user = await users.create(tx, email=email, password_hash=password_hash, role="admin")
-            record = recorder(tx, SYSTEM, cause=Cause("operator", description="mrm admin create"))
+            record = recorder(append_to(tx), SYSTEM, cause=Cause("operator", description="mrm admin create"))
             await record(AuditEntry("create", "user", user.id, None, None, None, convert.recorded_user(user)))
     except Conflict:
         raise CommandFailed(f"there is a user {email} already") from None

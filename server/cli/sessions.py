@@ -60,12 +60,14 @@ async def end_sessions(settings: Settings, email: str) -> str:
                 await session_ends.end_all(tx)
             await audit.append(
                 tx,
-                actor_kind="system",
-                actor_id=None,
-                action="revoke_sessions",
-                resource_type="user" if user else "session",
-                resource_id=user.id if user else "all",
-                cause=audit.Cause("operator", description="mrm sessions revoke-all"),
+                audit.Record(
+                    actor_kind="system",
+                    actor_id=None,
+                    action="revoke_sessions",
+                    resource_type="user" if user else "session",
+                    resource_id=user.id if user else "all",
+                    cause=audit.Cause("operator", description="mrm sessions revoke-all"),
+                ),
             )
     finally:
         await database.close()

@@ -1,7 +1,7 @@
 """What is recorded of a change: who, why, and which fields differ."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 
 from server.rpc.call import AuditEntry, AuditRecorder, Principal
 from storage.postgres import audit
-from storage.postgres.audit import BY_CALL, REDACTED, Cause
+from storage.postgres.audit import BY_CALL, REDACTED, Cause, Record
 from storage.postgres.database import Transaction
 
 # They differ with every change.
@@ -47,48 +47,66 @@ SYSTEM = Actor("system", None)
 
 
 def recorder(
-    tx: Transaction,
+    keep: Callable[[Record], Awaitable[None]],
     actor: Actor,
     *,
     cause: Cause = BY_CALL,
     method: str = "",
     request_id: str = "",
-    announce: Callable[[], None] | None = None,
 ) -> AuditRecorder:
-    """What records changes in a transaction.
+    """What records changes.
 
     Args:
-        tx: The transaction of the changes.
+        keep: Given each record, for example `append_to` of the changes' transaction.
         actor: Who makes them.
         cause: Why.
         method: Full name of the RPC, if one was called.
         request_id: The call's request id.
+    """
+
+    async def record(entry: AuditEntry) -> None:
+        await keep(
+            Record(
+                actor_kind=actor.kind,
+                actor_id=actor.id,
+                action=entry.action,
+                resource_type=entry.resource_type,
+                resource_id=entry.resource_id,
+                method=method,
+                request_id=request_id,
+                client_id=entry.client_id,
+                project_id=entry.project_id,
+                diff=audit_diff(entry.before, entry.after),
+                cause=cause,
+            )
+        )
+
+    return record
+
+
+def append_to(tx: Transaction, announce: Callable[[], None] | None = None) -> Callable[[Record], Awaitable[None]]:
+    """Appends each record at once.
+
+    Args:
+        tx: The transaction of the changes.
         announce: Told after the commit that there are new records.
     """
 
+    async def append(record: Record) -> None:
+        await audit.append(tx, record)
+        if announce is not None:
+            tx.after_commit(as_callback(announce))
+
+    return append
+
+
+def as_callback(announce: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    """What a transaction can be given to do after its commit."""
+
     async def announced() -> None:
-        if announce is not None:
-            announce()
+        announce()
 
-    async def record(entry: AuditEntry) -> None:
-        await audit.append(
-            tx,
-            actor_kind=actor.kind,
-            actor_id=actor.id,
-            method=method,
-            request_id=request_id,
-            client_id=entry.client_id,
-            project_id=entry.project_id,
-            resource_type=entry.resource_type,
-            resource_id=entry.resource_id,
-            action=entry.action,
-            diff=audit_diff(entry.before, entry.after),
-            cause=cause,
-        )
-        if announce is not None:
-            tx.after_commit(announced)
-
-    return record
+    return announced
 
 
 def is_secret(field: FieldDescriptor) -> bool:

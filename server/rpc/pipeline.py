@@ -22,7 +22,7 @@ from grpc_status import rpc_status
 from uuid_utils.compat import UUID, uuid7
 
 from server.rpc import logs, rights
-from server.rpc.auditing import Actor, is_secret, recorder
+from server.rpc.auditing import Actor, as_callback, is_secret, recorder
 from server.rpc.auth import Authenticator
 from server.rpc.call import ANONYMOUS, Call, Mutation, Principal, StreamCall
 from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, NotFound, Unavailable
@@ -31,7 +31,8 @@ from server.rpc.status import to_domain, to_status
 from server.rpc.streams import StreamRegistry
 from server.rpc.validation import validate
 from storage import deadline as store_deadline
-from storage.postgres import idempotency
+from storage.postgres import audit, idempotency
+from storage.postgres.audit import Record
 from storage.postgres.database import Database, Transaction
 from storage.redis.limits import RateState
 
@@ -255,23 +256,27 @@ class Pipeline:
                 stored = await idempotency.claim(tx, actor, method.full_name, key, digest)
                 if stored is not None:
                     return method.response_class.FromString(stored)
+            records: list[Record] = []
+
+            async def keep(record: Record) -> None:
+                records.append(record)
+
             call = Mutation(
                 method.full_name,
                 trace.request_id,
                 principal,
                 trace.peer,
                 tx=tx,
-                record=recorder(
-                    tx,
-                    Actor.of(principal),
-                    method=method.full_name,
-                    request_id=trace.request_id,
-                    announce=self._announce,
-                ),
+                record=recorder(keep, Actor.of(principal), method=method.full_name, request_id=trace.request_id),
             )
             response = await method.run(request, call)
             if key:
-                await idempotency.store(tx, actor, method.full_name, key, _without_secrets(response, method))
+                reply = _without_secrets(response, method)
+                await idempotency.store(tx, actor, method.full_name, key, reply, records)
+            else:
+                await audit.append(tx, *records)
+            if records and self._announce is not None:
+                tx.after_commit(as_callback(self._announce))
             return response
 
         return await self._database.run(method.name, attempt)

@@ -25,7 +25,7 @@ from server.campaigns import convert as campaigning
 from server.planning import convert as planning
 from server.planning import plan_convert
 from server.planning.plan_convert import Frame
-from server.rpc.auditing import SYSTEM, recorder
+from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry, AuditRecorder
 from server.seeding import history, story
 from server.seeding.history import Figures
@@ -195,7 +195,7 @@ class Demo:
         """
         hashes = {person.role: await hash_password(password) for person in people}
         async with self._database.transaction("seed_demo") as tx:
-            record = recorder(tx, SYSTEM, cause=Cause("operator", description="mrm seed demo"))
+            record = recorder(append_to(tx), SYSTEM, cause=Cause("operator", description="mrm seed demo"))
             for person in people:
                 row = await users.create(
                     tx,

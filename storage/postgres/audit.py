@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - the statements are put together from constants of this package
 """The record of every change and who made it."""
 
 from __future__ import annotations
@@ -31,39 +32,28 @@ class Cause:
 BY_CALL = Cause("user")
 """A caller wished it."""
 
-# Appends one record; the table refuses anything else.
-_APPEND = """
-INSERT INTO audit_log (actor_kind, actor_id, method, request_id, client_id, project_id, resource_type, resource_id,
-  action, diff, cause_kind, cause_id, cause)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+_COLUMNS = {
+    "actor_kind": "text",
+    "actor_id": "uuid",
+    "action": "text",
+    "resource_type": "text",
+    "resource_id": "text",
+    "method": "text",
+    "request_id": "text",
+    "client_id": "uuid",
+    "project_id": "uuid",
+    "diff": "jsonb",
+    "cause_kind": "text",
+    "cause_id": "text",
+    "cause": "text",
+}
 
-# Appends records that differ only in what changed.
-_APPEND_ALIKE = """
-INSERT INTO audit_log (actor_kind, actor_id, method, request_id, client_id, project_id, resource_type, action,
-  cause_kind, cause_id, cause, resource_id, diff)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, r.resource_id, r.diff
-FROM unnest($12::text[], $13::jsonb[]) AS r (resource_id, diff)"""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Who changed what, and why.
 
-async def append(
-    db: Executor,
-    *,
-    actor_kind: Literal["user", "api_key", "system"],
-    actor_id: UUID | None,
-    action: str,
-    resource_type: str,
-    resource_id: UUID | str,
-    method: str = "",
-    request_id: str = "",
-    client_id: UUID | None = None,
-    project_id: UUID | None = None,
-    diff: Mapping[str, Any] | None = None,
-    cause: Cause = BY_CALL,
-) -> None:
-    """Appends a record, in the transaction of the change it tells of and after taking that change's locks.
-
-    Args:
-        db: The change's transaction.
+    Attributes:
         actor_kind: What acted; ``system`` for what the service does by itself.
         actor_id: Which user or key; None exactly for ``system``.
         action: What was done, for example ``pause``.
@@ -76,43 +66,53 @@ async def append(
         diff: Path of a field to ``[before, after]``, or to `REDACTED`.
         cause: Why.
     """
-    await db.execute(
-        _APPEND, actor_kind, actor_id, method, request_id, client_id, project_id, resource_type, str(resource_id),
-        action, dict(diff or {}), cause.kind, cause.id, cause.description,
-    )  # fmt: skip
+
+    actor_kind: Literal["user", "api_key", "system"]
+    actor_id: UUID | None
+    action: str
+    resource_type: str
+    resource_id: UUID | str
+    method: str = ""
+    request_id: str = ""
+    client_id: UUID | None = None
+    project_id: UUID | None = None
+    diff: Mapping[str, Any] | None = None
+    cause: Cause = BY_CALL
 
 
-async def append_alike(
-    db: Executor,
-    changes: Sequence[tuple[UUID, Mapping[str, Any]]],
-    *,
-    actor_kind: Literal["user", "api_key", "system"],
-    actor_id: UUID | None,
-    action: str,
-    resource_type: str,
-    method: str = "",
-    request_id: str = "",
-    client_id: UUID | None = None,
-    project_id: UUID | None = None,
-    cause: Cause = BY_CALL,
-) -> None:
-    """As `append` for many things of one kind to which the same was done, in one statement.
+def insert_statement(first: int) -> str:
+    """The statement that appends records; what `columns` makes of them are its parameters from number `first` on."""
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_COLUMNS.values(), first))
+    return f"INSERT INTO audit_log ({', '.join(_COLUMNS)}) SELECT * FROM unnest({arrays})"
 
-    Args:
-        db: The changes' transaction.
-        changes: Id and diff of each.
-        actor_kind: As in `append`, as the others.
-        actor_id: Which user or key.
-        action: What was done.
-        resource_type: To what kind of thing.
-        method: Full name of the RPC.
-        request_id: The call's request id.
-        client_id: The tenant of all of them.
-        project_id: The project of all of them.
-        cause: Why.
-    """
-    await db.execute(
-        _APPEND_ALIKE, actor_kind, actor_id, method, request_id, client_id, project_id, resource_type, action,
-        cause.kind, cause.id, cause.description, [str(resource_id) for resource_id, _ in changes],
-        [dict(diff) for _, diff in changes],
-    )  # fmt: skip
+
+_APPEND = insert_statement(1)
+
+
+def columns(records: Sequence[Record]) -> list[list[Any]]:
+    """Records, column by column."""
+    rows = [
+        (
+            each.actor_kind,
+            each.actor_id,
+            each.action,
+            each.resource_type,
+            str(each.resource_id),
+            each.method,
+            each.request_id,
+            each.client_id,
+            each.project_id,
+            dict(each.diff or {}),
+            each.cause.kind,
+            each.cause.id,
+            each.cause.description,
+        )
+        for each in records
+    ]
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _COLUMNS]
+
+
+async def append(db: Executor, *records: Record) -> None:
+    """Appends records, in the transaction of the changes they tell of and after taking those changes' locks."""
+    if records:
+        await db.execute(_APPEND, *columns(records))

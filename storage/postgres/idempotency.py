@@ -1,11 +1,15 @@
+# ruff: noqa: S608 - the statements are put together from constants of this package
 """Replies of mutations, kept so that a repeated request gets the same reply instead of a second effect."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from storage.errors import Conflict, IdempotencyMismatch
+from storage.postgres import audit
+from storage.postgres.audit import Record
 from storage.postgres.database import Executor, Transaction, returned
 
 KEPT_FOR = timedelta(hours=24)
@@ -24,8 +28,9 @@ RETURNING true"""
 _STORED = """
 SELECT request_hash, response FROM idempotency_keys WHERE principal_id = $1 AND method = $2 AND request_id = $3"""
 
-# Keeps the reply under the claimed key.
-_STORE = """
+# Keeps the reply under the claimed key, and what was changed for it.
+_STORE = f"""
+WITH recorded AS ({audit.insert_statement(5)})
 UPDATE idempotency_keys SET response = $4 WHERE principal_id = $1 AND method = $2 AND request_id = $3"""
 
 # Forgets expired replies, a bounded number at a time.
@@ -74,9 +79,19 @@ async def claim(
     return reply
 
 
-async def store(tx: Transaction, principal_id: UUID, method: str, request_id: UUID, response: bytes) -> None:
-    """Keeps the reply of a mutation whose request id was claimed in the same transaction."""
-    await tx.execute(_STORE, principal_id, method, request_id, response)
+async def store(
+    tx: Transaction,
+    principal_id: UUID,
+    method: str,
+    request_id: UUID,
+    response: bytes,
+    records: Sequence[Record] = (),
+) -> None:
+    """Keeps the reply of a mutation whose request id was claimed in the same transaction, and records its changes.
+
+    Both in one statement: a mutation is mostly its statements' way to the database and back.
+    """
+    await tx.execute(_STORE, principal_id, method, request_id, response, *audit.columns(records))
 
 
 async def purge_expired(db: Executor, limit: int = 10_000) -> int:

@@ -21,7 +21,7 @@ from mrm.common.v1 import options_pb2, time_pb2
 from mrm.operations.v1 import change_pb2
 from mrm.operations.v1 import change_service_pb2 as pb
 from server.app import Application
-from server.rpc.auditing import SYSTEM, recorder
+from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry
 from storage.postgres import audit
 from tests.conftest import settings_for
@@ -87,12 +87,14 @@ async def changes_of(call: Call, count: int) -> tuple[list[change_pb2.Change], s
 async def append(db: object, client_id: str, resource_id: str) -> None:
     await audit.append(
         db,  # type: ignore[arg-type]
-        actor_kind="system",
-        actor_id=None,
-        action="create",
-        resource_type="campaign",
-        resource_id=resource_id,
-        client_id=UUID(client_id),
+        audit.Record(
+            actor_kind="system",
+            actor_id=None,
+            action="create",
+            resource_type="campaign",
+            resource_id=resource_id,
+            client_id=UUID(client_id),
+        ),
     )
 
 
@@ -140,7 +142,7 @@ class TestList:
         project = await world.project(client.client_id)
         campaign = await world.campaign(project.project_id)
         async with world.database.transaction("job") as tx:
-            record = recorder(tx, SYSTEM, cause=audit.Cause("job", "17", "the budget is spent"))
+            record = recorder(append_to(tx), SYSTEM, cause=audit.Cause("job", "17", "the budget is spent"))
             entry = AuditEntry(
                 "pause",
                 "campaign",
@@ -211,13 +213,15 @@ class TestList:
         for _ in range(5):
             await audit.append(
                 world.database,
-                actor_kind="system",
-                actor_id=None,
-                action="update",
-                resource_type="client",
-                resource_id=client.client_id,
-                client_id=UUID(client.client_id),
-                diff={"text": [None, "x" * 400_000]},
+                audit.Record(
+                    actor_kind="system",
+                    actor_id=None,
+                    action="update",
+                    resource_type="client",
+                    resource_id=client.client_id,
+                    client_id=UUID(client.client_id),
+                    diff={"text": [None, "x" * 400_000]},
+                ),
             )
         page = await world.admin.changes.ListChanges(
             pb.ListChangesRequest(filter=of(client.client_id, actions=["update"])), metadata=world.admin.auth
@@ -241,21 +245,25 @@ class TestScope:
         ]:
             await audit.append(
                 world.database,
-                actor_kind="system",
-                actor_id=None,
-                action="probe",
-                resource_type=kind,
-                resource_id=uuid4(),
-                client_id=UUID(client_id),
+                audit.Record(
+                    actor_kind="system",
+                    actor_id=None,
+                    action="probe",
+                    resource_type=kind,
+                    resource_id=uuid4(),
+                    client_id=UUID(client_id),
+                ),
             )
         for subject in (pm, nobody):
             await audit.append(
                 world.database,
-                actor_kind="system",
-                actor_id=None,
-                action="probe",
-                resource_type="user",
-                resource_id=str(subject.user_id),
+                audit.Record(
+                    actor_kind="system",
+                    actor_id=None,
+                    action="probe",
+                    resource_type="user",
+                    resource_id=str(subject.user_id),
+                ),
             )
         probes = pb.ChangeFilter(actions=["probe"])
         seen = {

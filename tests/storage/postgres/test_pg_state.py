@@ -221,23 +221,30 @@ async def test_audit_records_are_appended_in_order(db: Database) -> None:
         for n in range(2):
             await audit.append(
                 tx,
-                actor_kind="user",
-                actor_id=new_id(),
-                action="pause",
-                resource_type="campaign",
-                resource_id=new_id(),
-                diff={"status": ["active", n]},
+                audit.Record(
+                    actor_kind="user",
+                    actor_id=new_id(),
+                    action="pause",
+                    resource_type="campaign",
+                    resource_id=new_id(),
+                    diff={"status": ["active", n]},
+                ),
             )
     cause = audit.Cause("job", "7", "the budget is spent")
     await audit.append(
-        db, actor_kind="system", actor_id=None, action="stop", resource_type="campaign", resource_id="x", cause=cause
+        db,
+        audit.Record(
+            actor_kind="system", actor_id=None, action="stop", resource_type="campaign", resource_id="x", cause=cause
+        ),
     )
     rows = await db.fetch("SELECT diff, cause_kind, cause_id, cause FROM audit_log ORDER BY seq")
     assert tuple(rows[0])[1:] == tuple(rows[1])[1:] == ("user", "", "")
     assert tuple(rows[2])[1:] == ("job", "7", "the budget is spent")
     assert rows[1]["diff"] == {"status": ["active", 1]}
     with pytest.raises(Invalid):
-        await audit.append(db, actor_kind="user", actor_id=None, action="x", resource_type="x", resource_id="x")
+        await audit.append(
+            db, audit.Record(actor_kind="user", actor_id=None, action="x", resource_type="x", resource_id="x")
+        )
 
 
 class TestApiKeys:
