@@ -96,7 +96,7 @@ class MediaPlanService:
         stored = await media_plans.update(call.tx, call.scope, replace(row, **columns, author_ids=authors))
         if stored is None:
             raise NotFound.resource("media_plan", str(plan_id))
-        plan = convert.plan(stored)
+        plan = convert.plan(stored, (row, before))
         entry = AuditEntry("update", "media_plan", stored.id, stored.client_id, stored.project_id, before, plan)
         await call.record(entry)
         return pb.UpdateMediaPlanResponse(media_plan=plan)
