@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from server.alerts import convert
-from server.rpc.auditing import SYSTEM, recorder
+from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry
 from server.settings import AlertsSettings
 from storage.postgres import alerts
@@ -70,6 +70,6 @@ async def clear_alerts(
 
 
 async def _record(tx: Transaction, action: str, before: Alert | None, after: Alert, cause: Cause) -> None:
-    record = recorder(tx, SYSTEM, cause=cause)
+    record = recorder(append_to(tx), SYSTEM, cause=cause)
     was = None if before is None else convert.alert(before)
     await record(AuditEntry(action, "alert", after.id, after.client_id, after.project_id, was, convert.alert(after)))
