@@ -263,18 +263,24 @@ class _Storing:
         cause = Cause("user", str(row.id), f"import of {row.source_name}" if row.source_name else "import of campaigns")
 
         async def record(action: str, changes: list[tuple[UUID, Mapping[str, Any]]]) -> None:
-            await audit.append_alike(
+            await audit.append(
                 tx,
-                changes,
-                actor_kind=self._actor.kind,
-                actor_id=self._actor.id,
-                action=action,
-                resource_type="campaign",
-                method=self._call.method,
-                request_id=self._call.request_id,
-                client_id=row.client_id,
-                project_id=row.project_id,
-                cause=cause,
+                *(
+                    audit.Record(
+                        actor_kind=self._actor.kind,
+                        actor_id=self._actor.id,
+                        action=action,
+                        resource_type="campaign",
+                        resource_id=campaign_id,
+                        method=self._call.method,
+                        request_id=self._call.request_id,
+                        client_id=row.client_id,
+                        project_id=row.project_id,
+                        diff=diff,
+                        cause=cause,
+                    )
+                    for campaign_id, diff in changes
+                ),
             )
 
         if outcome.created:
