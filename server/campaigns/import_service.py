@@ -13,7 +13,7 @@ from mrm.planning.v1 import media_plan_pb2
 from server.campaigns import import_rows
 from server.campaigns.convert import CAMPAIGN_STATUSES, PLATFORMS
 from server.campaigns.import_rows import Outcome, Target, Wanted
-from server.rpc.auditing import SYSTEM, Actor, audit_diff, recorder
+from server.rpc.auditing import SYSTEM, Actor, append_to, audit_diff, recorder
 from server.rpc.call import AuditEntry, Call, StreamCall
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
 from server.rpc.paging import Pager
@@ -215,7 +215,7 @@ class _Storing:
                 entry = AuditEntry(
                     "create", "campaign_import", row.id, row.client_id, row.project_id, None, to_message(row)
                 )
-                await recorder(tx, storing._actor, method=call.method, request_id=call.request_id)(entry)
+                await recorder(append_to(tx), storing._actor, method=call.method, request_id=call.request_id)(entry)
 
         await storing._database.run("begin_campaign_import", work)
         service._announce()
@@ -408,7 +408,7 @@ async def _add_plan(tx: Transaction, project: Project, import_id: UUID, call: Ca
     )
     cause = Cause("user", str(import_id), "the first import of campaigns into the project")
     entry = AuditEntry("create", "media_plan", plan_id, project.client_id, project.id, None, plan)
-    await recorder(tx, SYSTEM, cause=cause, method=call.method, request_id=call.request_id)(entry)
+    await recorder(append_to(tx), SYSTEM, cause=cause, method=call.method, request_id=call.request_id)(entry)
 
 
 def _shown(held: Held, lineage_id: str = "") -> campaign_pb2.Campaign:
