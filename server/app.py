@@ -41,6 +41,8 @@ from server.accounts.session_service import SessionService
 from server.accounts.user_service import UserService
 from server.campaigns.campaign_service import CampaignService
 from server.campaigns.import_service import CampaignImportService
+from server.campaigns.links import LinkRpcs
+from server.campaigns.mutations import MutationRpcs
 from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
@@ -230,7 +232,7 @@ class Application:
             "BackfillService": [BackfillService(database, clickhouse, snapshots)],
             "BenchmarkService": [BenchmarkService(database, pager)],
             "CampaignImportService": [CampaignImportService(database, pager, feed.announce)],
-            "CampaignService": [CampaignService(database, pager)],
+            "CampaignService": [CampaignService(database, pager), MutationRpcs(), LinkRpcs()],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "IntegrationService": [IntegrationService(database, pager, keyring, platforms, feed.announce)],

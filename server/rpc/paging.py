@@ -1,6 +1,7 @@
 """List calls: page sizes and page tokens, which work only for the query and caller they were made for."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -45,10 +46,10 @@ class Pager:
         size: int = request.page_size  # type: ignore[attr-defined]
         token: str = request.page_token  # type: ignore[attr-defined]
         query = _query(request, call)
-        after = None
+        after, key = None, ""
         if token:
             try:
-                after = UUID(bytes=self._codec.open("page", query, token))
+                data = self._codec.open("page", query, token)
             except InvalidToken:
                 raise InvalidRequest.field(
                     "page_token",
@@ -56,7 +57,8 @@ class Pager:
                     "is not a token of this list",
                     error_reason="PAGE_TOKEN_INVALID",
                 ) from None
-        return Page(min(size or DEFAULT_PAGE, LARGEST_PAGE), after, query, self._codec)
+            after, key = UUID(bytes=data[:16]), data[16:].decode()
+        return Page(min(size or DEFAULT_PAGE, LARGEST_PAGE), after, query, self._codec, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +70,30 @@ class Page:
         after: Id of the row after which the page begins; None for the first page.
         query: What its tokens are bound to.
         codec: Makes its tokens.
+        after_key: What that row is ordered by before its id; empty where the id is all.
     """
 
     size: int
     after: UUID | None
     query: bytes
     codec: TokenCodec
+    after_key: str = ""
 
-    def cut(self, rows: list[Row]) -> tuple[list[Row], str]:
-        """The rows of the page and the token of the next one, empty on the last."""
+    def cut(self, rows: list[Row], key: Callable[[Row], str] | None = None) -> tuple[list[Row], str]:
+        """The rows of the page and the token of the next one, empty on the last.
+
+        Args:
+            rows: Those of the page, and one more if there are others.
+            key: What rows are ordered by before their ids.
+        """
         if len(rows) <= self.size:
             return rows, ""
         kept = rows[: self.size]
-        return kept, self.codec.seal("page", self.query, kept[-1].id.bytes)
+        return kept, self.token(kept[-1].id, "" if key is None else key(kept[-1]))
+
+    def token(self, last_id: UUID, key: str = "") -> str:
+        """The token of the page that follows a row."""
+        return self.codec.seal("page", self.query, last_id.bytes + key.encode())
 
 
 def _query(request: Message, call: Call) -> bytes:

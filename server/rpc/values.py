@@ -171,6 +171,23 @@ def apply_mask(
     return merged
 
 
+def check_read_mask(mask: FieldMask, resource: type[Message]) -> None:
+    """Raises InvalidRequest if a mask names a field that the resource does not have."""
+    if not mask.IsValidForDescriptor(resource.DESCRIPTOR):  # type: ignore[arg-type]
+        raise InvalidRequest.field(
+            "read_mask", "FIELD_UNKNOWN", f"names a field that {resource.__name__} does not have"
+        )
+
+
+def masked(message: Resource, mask: FieldMask) -> Resource:
+    """The fields of a message that a mask names; all of them if it names none."""
+    if not mask.paths:
+        return message
+    part = type(message)()
+    mask.MergeMessage(message, part)
+    return part
+
+
 def _clear(message: Message, path: str) -> None:
     """Empties a field, so that an absent value in the request means absent."""
     head, _, rest = path.partition(".")

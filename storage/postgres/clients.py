@@ -174,11 +174,17 @@ _PURGE_REST = (
     """UPDATE client_integrations SET status = 'disconnected', credentials = '{}', platform_account_id = id::text,
        cursors = '{}', last_error = '' WHERE client_id = $1""",
     "UPDATE projects SET name = 'purged', description = '' WHERE client_id = $1",
-    """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', observed = '{}'
-       WHERE client_id = $1""",
+    """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', settings = '{}', observed = '{}',
+       rejection_reason = '' WHERE client_id = $1""",
     """UPDATE ai_feedback SET input_data = NULL, output_data = NULL, edited_output = NULL, feedback_text = ''
        WHERE client_id = $1""",
 )
+
+# A client and the agencies above it.
+_PATH = "SELECT path FROM clients WHERE id = $1"
+
+# Which of some clients are archived, by themselves or under an agency.
+_ARCHIVED = "SELECT id FROM clients WHERE id = ANY ($1::uuid[]) AND is_client_archived(id)"
 
 # Ids of the clients in scope, or of those among the given ones.
 _VISIBLE_IDS = f"""
@@ -350,3 +356,13 @@ async def visible_ids(db: Executor, scope: Scope, client_ids: Sequence[UUID] | N
     """
     rows = await db.fetch(_VISIBLE_IDS, *scope.args, None if client_ids is None else list(client_ids))
     return [row[0] for row in rows]
+
+
+async def archived_internal(db: Executor, client_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the clients that are archived, by themselves or under an agency. The caller has seen what is theirs."""
+    return {row[0] for row in await db.fetch(_ARCHIVED, list(client_ids))}
+
+
+async def path_internal(db: Executor, client_id: UUID) -> list[UUID]:
+    """A client and the agencies above it, from the top. The caller has seen what is the client's."""
+    return list(await db.fetchval(_PATH, client_id) or ())

@@ -120,10 +120,10 @@ _MAY_RUN = """(m.status = 'active' OR m.status = 'approved' AND m.version > COAL
   SELECT max(r.version) FROM media_plans r
   WHERE r.lineage_id = m.lineage_id AND r.status IN ('active', 'completed')), 0))"""
 
-# The versions of a lineage that campaigns may be bound to: what runs, what may run next, and the newest.
+# The versions of some lineages that campaigns may be bound to: what runs, what may run next, and the newest.
 _CURRENT = f"""
 SELECT {_COLUMNS} {_FROM}
-WHERE m.lineage_id = $4 AND m.project_id = $5 AND {_VISIBLE} AND ({_MAY_RUN} OR m.version = (
+WHERE m.lineage_id = ANY ($4::uuid[]) AND {_VISIBLE} AND ({_MAY_RUN} OR m.version = (
   SELECT max(n.version) FROM media_plans n WHERE n.lineage_id = m.lineage_id))
 ORDER BY m.status <> 'active', m.status <> 'approved', m.version DESC"""
 
@@ -131,6 +131,10 @@ ORDER BY m.status <> 'active', m.status <> 'approved', m.version DESC"""
 _COMMITTED = f"""
 SELECT m.lineage_id, max(m.total_budget) {_FROM}
 WHERE m.project_id = $4 AND {_MAY_RUN} AND {_VISIBLE} GROUP BY m.lineage_id ORDER BY m.lineage_id"""
+
+# Which of some plans have a version that runs or may run.
+_RUNNABLE = f"""
+SELECT DISTINCT m.lineage_id {_FROM} WHERE m.lineage_id = ANY ($4::uuid[]) AND {_MAY_RUN} AND {_VISIBLE}"""
 
 # Which of some channels any version of a lineage has.
 _KNOWN_CHANNELS = f"""
@@ -261,16 +265,21 @@ async def versions(db: Executor, scope: Scope, lineage_id: UUID) -> list[PlanVer
     return [PlanVersion(*row) for row in await db.fetch(_VERSIONS, *scope.args, lineage_id)]
 
 
-async def current(db: Executor, scope: Scope, lineage_id: UUID, project_id: UUID) -> list[MediaPlan]:
-    """The versions of a project's lineage that campaigns may be bound to, in the order in which they are looked at:
-    the one that runs, approved ones that may run, the newest.
+async def current(db: Executor, scope: Scope, *lineage_ids: UUID) -> list[MediaPlan]:
+    """The versions of some lineages that campaigns may be bound to, those of each in the order in which they are looked
+    at: the one that runs, approved ones that may run, the newest.
     """
-    return [MediaPlan(*row) for row in await db.fetch(_CURRENT, *scope.args, lineage_id, project_id)]
+    return [MediaPlan(*row) for row in await db.fetch(_CURRENT, *scope.args, list(lineage_ids))]
 
 
 async def committed(db: Executor, scope: Scope, project_id: UUID) -> dict[UUID, Decimal]:
     """What each lineage of a project may cost at most, by its versions that run or may run."""
     return {row[0]: row[1] for row in await db.fetch(_COMMITTED, *scope.args, project_id)}
+
+
+async def runnable(db: Executor, scope: Scope, lineage_ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the plans of which a version is active, or approved and not overtaken."""
+    return {row[0] for row in await db.fetch(_RUNNABLE, *scope.args, list(lineage_ids))}
 
 
 async def known_channels(db: Executor, scope: Scope, lineage_id: UUID, channel_ids: Sequence[UUID]) -> set[UUID]:

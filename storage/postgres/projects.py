@@ -65,6 +65,14 @@ SELECT {_COLUMNS} FROM projects p JOIN clients cl ON cl.id = p.client_id WHERE p
 # One project, kept from changing until the transaction ends.
 _GET_FOR_UPDATE = f"{_GET} FOR UPDATE OF p"
 
+# Some projects.
+_GET_MANY = f"""
+SELECT {_COLUMNS} FROM projects p JOIN clients cl ON cl.id = p.client_id
+WHERE p.id = ANY ($4::uuid[]) AND {_VISIBLE} ORDER BY p.id"""
+
+# Some projects, kept from changing until the transaction ends.
+_GET_MANY_FOR_UPDATE = f"{_GET_MANY} FOR UPDATE OF p"
+
 # The project of a media plan, kept from changing until the transaction ends.
 _OF_PLAN_FOR_UPDATE = f"""
 SELECT {_COLUMNS} FROM projects p JOIN clients cl ON cl.id = p.client_id
@@ -130,6 +138,16 @@ async def get_for_update(db: Executor, scope: Scope, project_id: UUID) -> Projec
     """As `get`, and keeps others from changing the project until the transaction ends."""
     row = await db.fetchrow(_GET_FOR_UPDATE, *scope.args, project_id)
     return None if row is None else Project(*row)
+
+
+async def get_many(db: Executor, scope: Scope, project_ids: Sequence[UUID]) -> list[Project]:
+    """Those of the projects in scope, by id."""
+    return [Project(*row) for row in await db.fetch(_GET_MANY, *scope.args, list(project_ids))]
+
+
+async def get_many_for_update(db: Executor, scope: Scope, project_ids: Sequence[UUID]) -> list[Project]:
+    """As `get_many`, and keeps others from changing the projects until the transaction ends."""
+    return [Project(*row) for row in await db.fetch(_GET_MANY_FOR_UPDATE, *scope.args, list(project_ids))]
 
 
 async def of_plan_for_update(db: Executor, scope: Scope, media_plan_id: UUID) -> Project | None:

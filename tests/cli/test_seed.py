@@ -191,7 +191,7 @@ async def test_budgets_fit_and_every_project_has_one_accountable(world: World, s
             budgets.check_project((int(each.scaleb(6)) for each in committed.values()), limit, client.currency)
             for plan in wanted.plans:
                 bound = await campaigns.bound(world.database, EVERYTHING, plan.id)
-                (current, *_) = await media_plans.current(world.database, EVERYTHING, plan.id, project.id)
+                (current, *_) = await media_plans.current(world.database, EVERYTHING, plan.id)
                 assert len(bound) == len(plan.campaigns) and current.total_budget is not None
                 shares = [
                     budgets.Share(each.id, each.name, str(each.plan_channel_id), int(each.budget_total.scaleb(6)))

@@ -20,6 +20,8 @@ Fields = Mapping[str, Any]
 NOT_FOUND: Final = "NOT_FOUND"
 EMPTY: Final = "EMPTY"
 """The reply holds nothing of the other tenant's: no message of a list, no event of a stream."""
+WITHIN: Final = "WITHIN"
+"""The reply says at each step of the request that it is NOT_FOUND."""
 OWN: Final = "OWN"
 """The request names no tenant: the caller acts on what is its own, or on what belongs to no tenant."""
 
@@ -103,6 +105,10 @@ def _of_account(target: Target) -> Fields:
 
 def _of_user(target: Target) -> Fields:
     return {"user_id": target.user_id}
+
+
+def _of_campaign(target: Target) -> Fields:
+    return {"campaign_id": target.campaign_id}
 
 
 def _of_integration(target: Target) -> Fields:
@@ -261,6 +267,20 @@ CASES: Final[dict[str, Case]] = {
     ),
     "CampaignService/UpdateCampaign": Case(
         lambda t: {"campaign": {"campaign_id": t.campaign_id, "display_name": "x"}, "update_mask": "displayName"}
+    ),
+    "CampaignService/SubmitCampaign": Case(_of_campaign),
+    "CampaignService/ActivateCampaign": Case(_of_campaign),
+    "CampaignService/PauseCampaign": Case(_of_campaign),
+    "CampaignService/ResumeCampaign": Case(_of_campaign),
+    "CampaignService/ArchiveCampaign": Case(_of_campaign),
+    "CampaignService/RestoreCampaign": Case(_of_campaign),
+    "CampaignService/RejectCampaign": Case(lambda t: {"campaign_id": t.campaign_id, "reason": "too loud"}),
+    "CampaignService/LinkExternalCampaign": Case(
+        lambda t: {"campaign_id": t.campaign_id, "integration_id": t.integration_id, "external_id": "7"}
+    ),
+    "CampaignService/UnlinkExternalCampaign": Case(_of_campaign),
+    "CampaignService/MutateCampaigns": Case(
+        lambda t: {"operations": [{"pause": {"campaign_id": t.campaign_id}}]}, WITHIN
     ),
     "CampaignImportService/ImportCampaigns": Case(
         lambda t: {

@@ -224,6 +224,11 @@ class TestPlans:
         )
         await db.execute(
             """
+            INSERT INTO client_integrations (id, client_id, platform, credentials)
+            SELECT gen_random_uuid(), id, 'vk_ads', '{}' FROM clients"""
+        )
+        await db.execute(
+            """
             INSERT INTO campaigns (id, client_id, project_id, platform, name, currency)
             SELECT gen_random_uuid(), client_id, id, 'other', 'c', 'RUB' FROM projects, generate_series(1, 5)"""
         )

@@ -3,11 +3,14 @@
 isort:skip_file
 Campaigns on advertising platforms."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from mrm.campaigns.v1 import platform_settings_pb2 as _platform_settings_pb2
 from mrm.common.v1 import money_pb2 as _money_pb2
 from mrm.common.v1 import platform_pb2 as _platform_pb2
 import builtins as _builtins
@@ -20,6 +23,222 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ObservedState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObservedStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ObservedState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBSERVED_STATE_UNSPECIFIED: _ObservedState.ValueType  # 0
+    """Not said."""
+    OBSERVED_STATE_RUNNING: _ObservedState.ValueType  # 1
+    """Switched on."""
+    OBSERVED_STATE_OFF: _ObservedState.ValueType  # 2
+    """Not shown for now, though nobody halted it."""
+    OBSERVED_STATE_SUSPENDED: _ObservedState.ValueType  # 3
+    """Halted by somebody."""
+    OBSERVED_STATE_ENDED: _ObservedState.ValueType  # 4
+    """Its time is over."""
+    OBSERVED_STATE_ARCHIVED: _ObservedState.ValueType  # 5
+    """Put away."""
+    OBSERVED_STATE_GONE: _ObservedState.ValueType  # 6
+    """Deleted, or not found any more."""
+
+class ObservedState(_ObservedState, metaclass=_ObservedStateEnumTypeWrapper):
+    """ObservedState is whether a campaign is switched on, as its platform says."""
+
+OBSERVED_STATE_UNSPECIFIED: ObservedState.ValueType  # 0
+"""Not said."""
+OBSERVED_STATE_RUNNING: ObservedState.ValueType  # 1
+"""Switched on."""
+OBSERVED_STATE_OFF: ObservedState.ValueType  # 2
+"""Not shown for now, though nobody halted it."""
+OBSERVED_STATE_SUSPENDED: ObservedState.ValueType  # 3
+"""Halted by somebody."""
+OBSERVED_STATE_ENDED: ObservedState.ValueType  # 4
+"""Its time is over."""
+OBSERVED_STATE_ARCHIVED: ObservedState.ValueType  # 5
+"""Put away."""
+OBSERVED_STATE_GONE: ObservedState.ValueType  # 6
+"""Deleted, or not found any more."""
+Global___ObservedState: _TypeAlias = ObservedState  # noqa: Y015
+
+class _ObservedModeration:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObservedModerationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ObservedModeration.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBSERVED_MODERATION_UNSPECIFIED: _ObservedModeration.ValueType  # 0
+    """Not said."""
+    OBSERVED_MODERATION_DRAFT: _ObservedModeration.ValueType  # 1
+    """Not sent to moderation."""
+    OBSERVED_MODERATION_PENDING: _ObservedModeration.ValueType  # 2
+    """Being looked at."""
+    OBSERVED_MODERATION_ACCEPTED: _ObservedModeration.ValueType  # 3
+    """Allowed."""
+    OBSERVED_MODERATION_REJECTED: _ObservedModeration.ValueType  # 4
+    """Refused."""
+
+class ObservedModeration(_ObservedModeration, metaclass=_ObservedModerationEnumTypeWrapper):
+    """ObservedModeration is what a platform's moderation says."""
+
+OBSERVED_MODERATION_UNSPECIFIED: ObservedModeration.ValueType  # 0
+"""Not said."""
+OBSERVED_MODERATION_DRAFT: ObservedModeration.ValueType  # 1
+"""Not sent to moderation."""
+OBSERVED_MODERATION_PENDING: ObservedModeration.ValueType  # 2
+"""Being looked at."""
+OBSERVED_MODERATION_ACCEPTED: ObservedModeration.ValueType  # 3
+"""Allowed."""
+OBSERVED_MODERATION_REJECTED: ObservedModeration.ValueType  # 4
+"""Refused."""
+Global___ObservedModeration: _TypeAlias = ObservedModeration  # noqa: Y015
+
+class _ObservedPayment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObservedPaymentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ObservedPayment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBSERVED_PAYMENT_UNSPECIFIED: _ObservedPayment.ValueType  # 0
+    """Not said."""
+    OBSERVED_PAYMENT_ALLOWED: _ObservedPayment.ValueType  # 1
+    """There is money."""
+    OBSERVED_PAYMENT_DISALLOWED: _ObservedPayment.ValueType  # 2
+    """There is none."""
+
+class ObservedPayment(_ObservedPayment, metaclass=_ObservedPaymentEnumTypeWrapper):
+    """ObservedPayment is whether a platform has money for a campaign."""
+
+OBSERVED_PAYMENT_UNSPECIFIED: ObservedPayment.ValueType  # 0
+"""Not said."""
+OBSERVED_PAYMENT_ALLOWED: ObservedPayment.ValueType  # 1
+"""There is money."""
+OBSERVED_PAYMENT_DISALLOWED: ObservedPayment.ValueType  # 2
+"""There is none."""
+Global___ObservedPayment: _TypeAlias = ObservedPayment  # noqa: Y015
+
+class _CampaignEffectiveStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CampaignEffectiveStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CampaignEffectiveStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAMPAIGN_EFFECTIVE_STATUS_UNSPECIFIED: _CampaignEffectiveStatus.ValueType  # 0
+    """Not known to this contract."""
+    CAMPAIGN_EFFECTIVE_STATUS_DRAFT: _CampaignEffectiveStatus.ValueType  # 1
+    """Being prepared."""
+    CAMPAIGN_EFFECTIVE_STATUS_PENDING: _CampaignEffectiveStatus.ValueType  # 2
+    """Waiting for approval."""
+    CAMPAIGN_EFFECTIVE_STATUS_RUNNING: _CampaignEffectiveStatus.ValueType  # 3
+    """Shown to people, as far as anybody knows."""
+    CAMPAIGN_EFFECTIVE_STATUS_PAUSED: _CampaignEffectiveStatus.ValueType  # 4
+    """Halted by us."""
+    CAMPAIGN_EFFECTIVE_STATUS_STOPPED: _CampaignEffectiveStatus.ValueType  # 5
+    """Wanted, but something keeps it from running; `effective_reasons` say what."""
+    CAMPAIGN_EFFECTIVE_STATUS_ENDED: _CampaignEffectiveStatus.ValueType  # 6
+    """Over on the platform."""
+    CAMPAIGN_EFFECTIVE_STATUS_ARCHIVED: _CampaignEffectiveStatus.ValueType  # 7
+    """Put away."""
+    CAMPAIGN_EFFECTIVE_STATUS_UNKNOWN: _CampaignEffectiveStatus.ValueType  # 8
+    """Wanted, but the platform cannot be asked, or has not been yet."""
+
+class CampaignEffectiveStatus(_CampaignEffectiveStatus, metaclass=_CampaignEffectiveStatusEnumTypeWrapper):
+    """CampaignEffectiveStatus is whether a campaign really runs."""
+
+CAMPAIGN_EFFECTIVE_STATUS_UNSPECIFIED: CampaignEffectiveStatus.ValueType  # 0
+"""Not known to this contract."""
+CAMPAIGN_EFFECTIVE_STATUS_DRAFT: CampaignEffectiveStatus.ValueType  # 1
+"""Being prepared."""
+CAMPAIGN_EFFECTIVE_STATUS_PENDING: CampaignEffectiveStatus.ValueType  # 2
+"""Waiting for approval."""
+CAMPAIGN_EFFECTIVE_STATUS_RUNNING: CampaignEffectiveStatus.ValueType  # 3
+"""Shown to people, as far as anybody knows."""
+CAMPAIGN_EFFECTIVE_STATUS_PAUSED: CampaignEffectiveStatus.ValueType  # 4
+"""Halted by us."""
+CAMPAIGN_EFFECTIVE_STATUS_STOPPED: CampaignEffectiveStatus.ValueType  # 5
+"""Wanted, but something keeps it from running; `effective_reasons` say what."""
+CAMPAIGN_EFFECTIVE_STATUS_ENDED: CampaignEffectiveStatus.ValueType  # 6
+"""Over on the platform."""
+CAMPAIGN_EFFECTIVE_STATUS_ARCHIVED: CampaignEffectiveStatus.ValueType  # 7
+"""Put away."""
+CAMPAIGN_EFFECTIVE_STATUS_UNKNOWN: CampaignEffectiveStatus.ValueType  # 8
+"""Wanted, but the platform cannot be asked, or has not been yet."""
+Global___CampaignEffectiveStatus: _TypeAlias = CampaignEffectiveStatus  # noqa: Y015
+
+class _CampaignReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CampaignReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CampaignReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAMPAIGN_REASON_UNSPECIFIED: _CampaignReason.ValueType  # 0
+    """Not known to this contract."""
+    CAMPAIGN_REASON_PAUSED_BY_US: _CampaignReason.ValueType  # 1
+    """We paused it."""
+    CAMPAIGN_REASON_PAUSED_ON_PLATFORM: _CampaignReason.ValueType  # 2
+    """It is halted or switched off on the platform."""
+    CAMPAIGN_REASON_IN_MODERATION: _CampaignReason.ValueType  # 3
+    """The platform's moderation has not decided."""
+    CAMPAIGN_REASON_REJECTED: _CampaignReason.ValueType  # 4
+    """The platform's moderation refused it."""
+    CAMPAIGN_REASON_OUT_OF_FUNDS: _CampaignReason.ValueType  # 5
+    """The platform has no money for it."""
+    CAMPAIGN_REASON_NOT_LINKED: _CampaignReason.ValueType  # 6
+    """It is not linked to an account."""
+    CAMPAIGN_REASON_INTEGRATION_ERROR: _CampaignReason.ValueType  # 7
+    """The platform refuses the account's credentials."""
+    CAMPAIGN_REASON_INTEGRATION_DISCONNECTED: _CampaignReason.ValueType  # 8
+    """The account is disconnected."""
+    CAMPAIGN_REASON_NOT_SYNCED: _CampaignReason.ValueType  # 9
+    """The platform has not been read yet."""
+    CAMPAIGN_REASON_ENDED_ON_PLATFORM: _CampaignReason.ValueType  # 10
+    """Its time on the platform is over."""
+    CAMPAIGN_REASON_ARCHIVED_ON_PLATFORM: _CampaignReason.ValueType  # 11
+    """It is put away on the platform."""
+    CAMPAIGN_REASON_GONE_ON_PLATFORM: _CampaignReason.ValueType  # 12
+    """It is deleted on the platform."""
+    CAMPAIGN_REASON_BUDGET_SPENT: _CampaignReason.ValueType  # 13
+    """Its total budget is spent."""
+    CAMPAIGN_REASON_RUNNING_AGAINST_WISH: _CampaignReason.ValueType  # 14
+    """It runs on the platform although we do not want it to."""
+
+class CampaignReason(_CampaignReason, metaclass=_CampaignReasonEnumTypeWrapper):
+    """CampaignReason explains an effective status."""
+
+CAMPAIGN_REASON_UNSPECIFIED: CampaignReason.ValueType  # 0
+"""Not known to this contract."""
+CAMPAIGN_REASON_PAUSED_BY_US: CampaignReason.ValueType  # 1
+"""We paused it."""
+CAMPAIGN_REASON_PAUSED_ON_PLATFORM: CampaignReason.ValueType  # 2
+"""It is halted or switched off on the platform."""
+CAMPAIGN_REASON_IN_MODERATION: CampaignReason.ValueType  # 3
+"""The platform's moderation has not decided."""
+CAMPAIGN_REASON_REJECTED: CampaignReason.ValueType  # 4
+"""The platform's moderation refused it."""
+CAMPAIGN_REASON_OUT_OF_FUNDS: CampaignReason.ValueType  # 5
+"""The platform has no money for it."""
+CAMPAIGN_REASON_NOT_LINKED: CampaignReason.ValueType  # 6
+"""It is not linked to an account."""
+CAMPAIGN_REASON_INTEGRATION_ERROR: CampaignReason.ValueType  # 7
+"""The platform refuses the account's credentials."""
+CAMPAIGN_REASON_INTEGRATION_DISCONNECTED: CampaignReason.ValueType  # 8
+"""The account is disconnected."""
+CAMPAIGN_REASON_NOT_SYNCED: CampaignReason.ValueType  # 9
+"""The platform has not been read yet."""
+CAMPAIGN_REASON_ENDED_ON_PLATFORM: CampaignReason.ValueType  # 10
+"""Its time on the platform is over."""
+CAMPAIGN_REASON_ARCHIVED_ON_PLATFORM: CampaignReason.ValueType  # 11
+"""It is put away on the platform."""
+CAMPAIGN_REASON_GONE_ON_PLATFORM: CampaignReason.ValueType  # 12
+"""It is deleted on the platform."""
+CAMPAIGN_REASON_BUDGET_SPENT: CampaignReason.ValueType  # 13
+"""Its total budget is spent."""
+CAMPAIGN_REASON_RUNNING_AGAINST_WISH: CampaignReason.ValueType  # 14
+"""It runs on the platform although we do not want it to."""
+Global___CampaignReason: _TypeAlias = CampaignReason  # noqa: Y015
 
 class _CampaignStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -41,7 +260,9 @@ class _CampaignStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campai
     """Put away; its figures remain."""
 
 class CampaignStatus(_CampaignStatus, metaclass=_CampaignStatusEnumTypeWrapper):
-    """CampaignStatus is where a campaign stands in its life."""
+    """CampaignStatus is where a campaign stands in its life: draft, then pending_moderation, then active; active and paused take
+    turns; paused and draft may be archived, and an archived campaign comes back as a paused one.
+    """
 
 CAMPAIGN_STATUS_UNSPECIFIED: CampaignStatus.ValueType  # 0
 """Not set."""
@@ -81,6 +302,14 @@ class Campaign(_message.Message):
     MEDIA_PLAN_LINEAGE_ID_FIELD_NUMBER: _builtins.int
     PLAN_CHANNEL_ID_FIELD_NUMBER: _builtins.int
     MEDIA_PLAN_VERSION_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    LAST_SYNC_TIME_FIELD_NUMBER: _builtins.int
+    OBSERVED_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_STATUS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_REASONS_FIELD_NUMBER: _builtins.int
+    REMAINING_BUDGET_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    REJECTION_REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """UUID of the campaign. Output only."""
     etag: _builtins.str
@@ -98,7 +327,9 @@ class Campaign(_message.Message):
     currency_code: _builtins.str
     """Currency of all amounts of the campaign, ISO 4217. Immutable; the project's if empty."""
     external_id: _builtins.str
-    """Id of the campaign on its platform; empty while it exists only here."""
+    """Id of the campaign on its platform; empty while it exists only here. Once the campaign is linked to an account, only
+    LinkExternalCampaign and UnlinkExternalCampaign change it.
+    """
     media_plan_lineage_id: _builtins.str
     """The media plan it is paid from, through all its versions (`lineage_id` of a plan of the same project); empty if none.
     Given with `plan_channel_id`. A campaign of a plan has a total budget, in the plan's currency.
@@ -107,6 +338,14 @@ class Campaign(_message.Message):
     """The channel of that plan; given with `media_plan_lineage_id`."""
     media_plan_version: _builtins.int
     """Number of the plan's version under which the campaign was bound to it; 0 if it is not. Output only."""
+    integration_id: _builtins.str
+    """The account (integration) it runs in, which may be one of an agency above the client; empty if it is not linked. Output
+    only: see LinkExternalCampaign.
+    """
+    effective_status: Global___CampaignEffectiveStatus.ValueType
+    """Whether the campaign really runs, from `status`, `observed` and the state of the account. Output only."""
+    rejection_reason: _builtins.str
+    """Why moderation refused the campaign last; empty if it did not since it was submitted. Output only."""
     @_builtins.property
     def daily_budget(self) -> _money_pb2.Money:
         """Most to spend in a day, in the campaign's currency; absent if unlimited."""
@@ -121,7 +360,7 @@ class Campaign(_message.Message):
 
     @_builtins.property
     def configuration(self) -> _struct_pb2.Struct:
-        """Settings of the platform, kept as they are."""
+        """Whatever else belongs to the platform and has no field in `settings`, kept as it is."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -130,6 +369,26 @@ class Campaign(_message.Message):
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the campaign last changed. Output only."""
+
+    @_builtins.property
+    def last_sync_time(self) -> _timestamp_pb2.Timestamp:
+        """When the platform was last read successfully; absent if never. Output only."""
+
+    @_builtins.property
+    def observed(self) -> Global___CampaignObservation:
+        """What the platform said then; absent if never. Output only."""
+
+    @_builtins.property
+    def effective_reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___CampaignReason.ValueType]:
+        """Why `effective_status` is what it is. Output only."""
+
+    @_builtins.property
+    def remaining_budget(self) -> _money_pb2.Money:
+        """`total_budget` less `spent_budget`, below zero once more was spent; absent without a total budget. Output only."""
+
+    @_builtins.property
+    def settings(self) -> _platform_settings_pb2.PlatformSettings:
+        """Settings of the platform. Values and fields that this version of the service does not know survive a change."""
 
     def __init__(
         self,
@@ -152,11 +411,77 @@ class Campaign(_message.Message):
         media_plan_lineage_id: _builtins.str = ...,
         plan_channel_id: _builtins.str = ...,
         media_plan_version: _builtins.int = ...,
+        integration_id: _builtins.str = ...,
+        last_sync_time: _timestamp_pb2.Timestamp | None = ...,
+        observed: Global___CampaignObservation | None = ...,
+        effective_status: Global___CampaignEffectiveStatus.ValueType = ...,
+        effective_reasons: _abc.Iterable[Global___CampaignReason.ValueType] | None = ...,
+        remaining_budget: _money_pb2.Money | None = ...,
+        settings: _platform_settings_pb2.PlatformSettings | None = ...,
+        rejection_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "create_time", b"create_time", "daily_budget", b"daily_budget", "spent_budget", b"spent_budget", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "create_time", b"create_time", "daily_budget", b"daily_budget", "last_sync_time", b"last_sync_time", "observed", b"observed", "remaining_budget", b"remaining_budget", "settings", b"settings", "spent_budget", b"spent_budget", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "client_id", b"client_id", "configuration", b"configuration", "create_time", b"create_time", "currency_code", b"currency_code", "daily_budget", b"daily_budget", "display_name", b"display_name", "etag", b"etag", "external_id", b"external_id", "media_plan_lineage_id", b"media_plan_lineage_id", "media_plan_version", b"media_plan_version", "plan_channel_id", b"plan_channel_id", "platform", b"platform", "project_id", b"project_id", "spent_budget", b"spent_budget", "status", b"status", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "client_id", b"client_id", "configuration", b"configuration", "create_time", b"create_time", "currency_code", b"currency_code", "daily_budget", b"daily_budget", "display_name", b"display_name", "effective_reasons", b"effective_reasons", "effective_status", b"effective_status", "etag", b"etag", "external_id", b"external_id", "integration_id", b"integration_id", "last_sync_time", b"last_sync_time", "media_plan_lineage_id", b"media_plan_lineage_id", "media_plan_version", b"media_plan_version", "observed", b"observed", "plan_channel_id", b"plan_channel_id", "platform", b"platform", "project_id", b"project_id", "rejection_reason", b"rejection_reason", "remaining_budget", b"remaining_budget", "settings", b"settings", "spent_budget", b"spent_budget", "status", b"status", "total_budget", b"total_budget", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Campaign: _TypeAlias = Campaign  # noqa: Y015
+
+@_typing.final
+class CampaignObservation(_message.Message):
+    """CampaignObservation is what a platform said of a campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MODERATION_FIELD_NUMBER: _builtins.int
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    OBSERVE_TIME_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    DAILY_BUDGET_FIELD_NUMBER: _builtins.int
+    TOTAL_BUDGET_FIELD_NUMBER: _builtins.int
+    state: Global___ObservedState.ValueType
+    """Whether it is switched on there."""
+    moderation: Global___ObservedModeration.ValueType
+    """What moderation says."""
+    payment: Global___ObservedPayment.ValueType
+    """Whether it is paid for."""
+    display_name: _builtins.str
+    """What the campaign is called there."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its states and remarks in the platform's own words, for people to read."""
+
+    @_builtins.property
+    def observe_time(self) -> _timestamp_pb2.Timestamp:
+        """When the platform said so."""
+
+    @_builtins.property
+    def daily_budget(self) -> _money_pb2.Money:
+        """Most to spend in a day, as set there; absent if there is no such limit."""
+
+    @_builtins.property
+    def total_budget(self) -> _money_pb2.Money:
+        """Most to spend in all, as set there; absent if there is no such limit."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___ObservedState.ValueType = ...,
+        moderation: Global___ObservedModeration.ValueType = ...,
+        payment: Global___ObservedPayment.ValueType = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        observe_time: _timestamp_pb2.Timestamp | None = ...,
+        display_name: _builtins.str = ...,
+        daily_budget: _money_pb2.Money | None = ...,
+        total_budget: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["daily_budget", b"daily_budget", "observe_time", b"observe_time", "total_budget", b"total_budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["daily_budget", b"daily_budget", "display_name", b"display_name", "moderation", b"moderation", "observe_time", b"observe_time", "payment", b"payment", "reasons", b"reasons", "state", b"state", "total_budget", b"total_budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CampaignObservation: _TypeAlias = CampaignObservation  # noqa: Y015

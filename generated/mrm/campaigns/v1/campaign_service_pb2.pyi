@@ -7,7 +7,10 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from mrm.campaigns.v1 import campaign_pb2 as _campaign_pb2
 from mrm.common.v1 import platform_pb2 as _platform_pb2
 import builtins as _builtins
@@ -20,6 +23,66 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CampaignOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CampaignOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CampaignOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAMPAIGN_ORDER_UNSPECIFIED: _CampaignOrder.ValueType  # 0
+    """Oldest first."""
+    CAMPAIGN_ORDER_NEWEST: _CampaignOrder.ValueType  # 1
+    """Newest first."""
+    CAMPAIGN_ORDER_NAME: _CampaignOrder.ValueType  # 2
+    """By name, character by character."""
+    CAMPAIGN_ORDER_LAST_CHANGED: _CampaignOrder.ValueType  # 3
+    """Last changed first."""
+    CAMPAIGN_ORDER_MOST_SPENT: _CampaignOrder.ValueType  # 4
+    """Most money spent first, whatever the currency."""
+
+class CampaignOrder(_CampaignOrder, metaclass=_CampaignOrderEnumTypeWrapper):
+    """CampaignOrder is an order of campaigns. Those that are alike go by age."""
+
+CAMPAIGN_ORDER_UNSPECIFIED: CampaignOrder.ValueType  # 0
+"""Oldest first."""
+CAMPAIGN_ORDER_NEWEST: CampaignOrder.ValueType  # 1
+"""Newest first."""
+CAMPAIGN_ORDER_NAME: CampaignOrder.ValueType  # 2
+"""By name, character by character."""
+CAMPAIGN_ORDER_LAST_CHANGED: CampaignOrder.ValueType  # 3
+"""Last changed first."""
+CAMPAIGN_ORDER_MOST_SPENT: CampaignOrder.ValueType  # 4
+"""Most money spent first, whatever the currency."""
+Global___CampaignOrder: _TypeAlias = CampaignOrder  # noqa: Y015
+
+class _LinkWarning:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LinkWarningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkWarning.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LINK_WARNING_UNSPECIFIED: _LinkWarning.ValueType  # 0
+    """Not known to this contract."""
+    LINK_WARNING_ACCOUNT_OF_AGENCY: _LinkWarning.ValueType  # 1
+    """The account belongs to an agency above the campaign's client."""
+    LINK_WARNING_TRACKED_ELSEWHERE: _LinkWarning.ValueType  # 2
+    """Another campaign here has the same id on the same platform, through another account: figures of the two overlap."""
+    LINK_WARNING_ACCOUNT_NOT_CONNECTED: _LinkWarning.ValueType  # 3
+    """The account is not connected now."""
+
+class LinkWarning(_LinkWarning, metaclass=_LinkWarningEnumTypeWrapper):
+    """LinkWarning is something about a link that is legal but worth a second look."""
+
+LINK_WARNING_UNSPECIFIED: LinkWarning.ValueType  # 0
+"""Not known to this contract."""
+LINK_WARNING_ACCOUNT_OF_AGENCY: LinkWarning.ValueType  # 1
+"""The account belongs to an agency above the campaign's client."""
+LINK_WARNING_TRACKED_ELSEWHERE: LinkWarning.ValueType  # 2
+"""Another campaign here has the same id on the same platform, through another account: figures of the two overlap."""
+LINK_WARNING_ACCOUNT_NOT_CONNECTED: LinkWarning.ValueType  # 3
+"""The account is not connected now."""
+Global___LinkWarning: _TypeAlias = LinkWarning  # noqa: Y015
 
 @_typing.final
 class CreateCampaignRequest(_message.Message):
@@ -80,16 +143,22 @@ class GetCampaignRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """UUID of the campaign."""
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields to return; all if absent."""
+
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "read_mask", b"read_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,13 +197,21 @@ class ListCampaignsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Campaigns per page: 50 if 0, at most 500."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter; empty for the first."""
+    order_by: Global___CampaignOrder.ValueType
+    """Their order; oldest first if not set."""
     @_builtins.property
     def filter(self) -> Global___CampaignFilter:
         """Which campaigns to list; all if absent."""
+
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields to return; all if absent."""
 
     def __init__(
         self,
@@ -142,10 +219,12 @@ class ListCampaignsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         filter: Global___CampaignFilter | None = ...,
+        order_by: Global___CampaignOrder.ValueType = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "read_mask", b"read_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -161,10 +240,26 @@ class CampaignFilter(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
     STATUSES_FIELD_NUMBER: _builtins.int
+    MEDIA_PLAN_LINEAGE_ID_FIELD_NUMBER: _builtins.int
+    PLAN_CHANNEL_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    NAME_CONTAINS_FIELD_NUMBER: _builtins.int
+    UPDATED_SINCE_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """Only campaigns of this client."""
     project_id: _builtins.str
     """Only campaigns of this project."""
+    media_plan_lineage_id: _builtins.str
+    """Only campaigns of this media plan, whatever its version."""
+    plan_channel_id: _builtins.str
+    """Only campaigns of this channel of a media plan."""
+    integration_id: _builtins.str
+    """Only campaigns of this account."""
+    external_id: _builtins.str
+    """Only campaigns with this id on their platform."""
+    name_contains: _builtins.str
+    """Only campaigns whose name contains this, without regard to case."""
     @_builtins.property
     def platforms(self) -> _containers.RepeatedScalarFieldContainer[_platform_pb2.Platform.ValueType]:
         """Only campaigns on these platforms; all if empty."""
@@ -173,6 +268,10 @@ class CampaignFilter(_message.Message):
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_campaign_pb2.CampaignStatus.ValueType]:
         """Only campaigns in these states; all if empty."""
 
+    @_builtins.property
+    def updated_since(self) -> _timestamp_pb2.Timestamp:
+        """Only campaigns that changed at this instant or later."""
+
     def __init__(
         self,
         *,
@@ -180,10 +279,16 @@ class CampaignFilter(_message.Message):
         project_id: _builtins.str = ...,
         platforms: _abc.Iterable[_platform_pb2.Platform.ValueType] | None = ...,
         statuses: _abc.Iterable[_campaign_pb2.CampaignStatus.ValueType] | None = ...,
+        media_plan_lineage_id: _builtins.str = ...,
+        plan_channel_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        name_contains: _builtins.str = ...,
+        updated_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["updated_since", b"updated_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "platforms", b"platforms", "project_id", b"project_id", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "external_id", b"external_id", "integration_id", b"integration_id", "media_plan_lineage_id", b"media_plan_lineage_id", "name_contains", b"name_contains", "plan_channel_id", b"plan_channel_id", "platforms", b"platforms", "project_id", b"project_id", "statuses", b"statuses", "updated_since", b"updated_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,3 +379,719 @@ class UpdateCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateCampaignResponse: _TypeAlias = UpdateCampaignResponse  # noqa: Y015
+
+@_typing.final
+class SubmitCampaignRequest(_message.Message):
+    """SubmitCampaignRequest names the campaign to submit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitCampaignRequest: _TypeAlias = SubmitCampaignRequest  # noqa: Y015
+
+@_typing.final
+class SubmitCampaignResponse(_message.Message):
+    """SubmitCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitCampaignResponse: _TypeAlias = SubmitCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ActivateCampaignRequest(_message.Message):
+    """ActivateCampaignRequest names the campaign to let through."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateCampaignRequest: _TypeAlias = ActivateCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ActivateCampaignResponse(_message.Message):
+    """ActivateCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivateCampaignResponse: _TypeAlias = ActivateCampaignResponse  # noqa: Y015
+
+@_typing.final
+class RejectCampaignRequest(_message.Message):
+    """RejectCampaignRequest names the campaign to refuse."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    reason: _builtins.str
+    """Why it was refused, for people."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectCampaignRequest: _TypeAlias = RejectCampaignRequest  # noqa: Y015
+
+@_typing.final
+class RejectCampaignResponse(_message.Message):
+    """RejectCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectCampaignResponse: _TypeAlias = RejectCampaignResponse  # noqa: Y015
+
+@_typing.final
+class PauseCampaignRequest(_message.Message):
+    """PauseCampaignRequest names the campaign to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseCampaignRequest: _TypeAlias = PauseCampaignRequest  # noqa: Y015
+
+@_typing.final
+class PauseCampaignResponse(_message.Message):
+    """PauseCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseCampaignResponse: _TypeAlias = PauseCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ResumeCampaignRequest(_message.Message):
+    """ResumeCampaignRequest names the campaign to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeCampaignRequest: _TypeAlias = ResumeCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ResumeCampaignResponse(_message.Message):
+    """ResumeCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeCampaignResponse: _TypeAlias = ResumeCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignRequest(_message.Message):
+    """ArchiveCampaignRequest names the campaign to put away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignRequest: _TypeAlias = ArchiveCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignResponse(_message.Message):
+    """ArchiveCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignResponse: _TypeAlias = ArchiveCampaignResponse  # noqa: Y015
+
+@_typing.final
+class RestoreCampaignRequest(_message.Message):
+    """RestoreCampaignRequest names the campaign to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreCampaignRequest: _TypeAlias = RestoreCampaignRequest  # noqa: Y015
+
+@_typing.final
+class RestoreCampaignResponse(_message.Message):
+    """RestoreCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreCampaignResponse: _TypeAlias = RestoreCampaignResponse  # noqa: Y015
+
+@_typing.final
+class LinkExternalCampaignRequest(_message.Message):
+    """LinkExternalCampaignRequest names both campaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    INTEGRATION_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    integration_id: _builtins.str
+    """UUID of the account (integration) in which it runs: of the campaign's platform, and of its client or an agency above it."""
+    external_id: _builtins.str
+    """Id of the campaign on its platform."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        integration_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "external_id", b"external_id", "integration_id", b"integration_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkExternalCampaignRequest: _TypeAlias = LinkExternalCampaignRequest  # noqa: Y015
+
+@_typing.final
+class LinkExternalCampaignResponse(_message.Message):
+    """LinkExternalCampaignResponse carries the linked campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[Global___LinkWarning.ValueType]:
+        """What is worth a second look."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+        warnings: _abc.Iterable[Global___LinkWarning.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkExternalCampaignResponse: _TypeAlias = LinkExternalCampaignResponse  # noqa: Y015
+
+@_typing.final
+class UnlinkExternalCampaignRequest(_message.Message):
+    """UnlinkExternalCampaignRequest names the campaign to untie."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkExternalCampaignRequest: _TypeAlias = UnlinkExternalCampaignRequest  # noqa: Y015
+
+@_typing.final
+class UnlinkExternalCampaignResponse(_message.Message):
+    """UnlinkExternalCampaignResponse carries the campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlinkExternalCampaignResponse: _TypeAlias = UnlinkExternalCampaignResponse  # noqa: Y015
+
+@_typing.final
+class MutateCampaignsRequest(_message.Message):
+    """MutateCampaignsRequest lists steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ATOMIC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Whether only to say what would come of it. Nothing is stored; ids of new campaigns are empty."""
+    atomic: _builtins.bool
+    """Whether to take either all steps or none."""
+    request_id: _builtins.str
+    """UUID chosen by the caller that makes a retry safe."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___CampaignOperation]:
+        """The steps, 1 to 1 000; no two name the same campaign. Each is checked by itself, and a broken one is told at its place."""
+
+    def __init__(
+        self,
+        *,
+        operations: _abc.Iterable[Global___CampaignOperation] | None = ...,
+        validate_only: _builtins.bool = ...,
+        atomic: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["atomic", b"atomic", "operations", b"operations", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MutateCampaignsRequest: _TypeAlias = MutateCampaignsRequest  # noqa: Y015
+
+@_typing.final
+class CampaignOperation(_message.Message):
+    """CampaignOperation is one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATE_FIELD_NUMBER: _builtins.int
+    UPDATE_FIELD_NUMBER: _builtins.int
+    SUBMIT_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    ARCHIVE_FIELD_NUMBER: _builtins.int
+    RESTORE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def create(self) -> _campaign_pb2.Campaign:
+        """Make a campaign, as CreateCampaign does."""
+
+    @_builtins.property
+    def update(self) -> Global___CampaignChange:
+        """Change a campaign, as UpdateCampaign does."""
+
+    @_builtins.property
+    def submit(self) -> Global___CampaignStep:
+        """As SubmitCampaign."""
+
+    @_builtins.property
+    def pause(self) -> Global___CampaignStep:
+        """As PauseCampaign."""
+
+    @_builtins.property
+    def resume(self) -> Global___CampaignStep:
+        """As ResumeCampaign."""
+
+    @_builtins.property
+    def archive(self) -> Global___CampaignStep:
+        """As ArchiveCampaign."""
+
+    @_builtins.property
+    def restore(self) -> Global___CampaignStep:
+        """As RestoreCampaign."""
+
+    def __init__(
+        self,
+        *,
+        create: _campaign_pb2.Campaign | None = ...,
+        update: Global___CampaignChange | None = ...,
+        submit: Global___CampaignStep | None = ...,
+        pause: Global___CampaignStep | None = ...,
+        resume: Global___CampaignStep | None = ...,
+        archive: Global___CampaignStep | None = ...,
+        restore: Global___CampaignStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "create", b"create", "operation", b"operation", "pause", b"pause", "restore", b"restore", "resume", b"resume", "submit", b"submit", "update", b"update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "create", b"create", "operation", b"operation", "pause", b"pause", "restore", b"restore", "resume", b"resume", "submit", b"submit", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["create", "update", "submit", "pause", "resume", "archive", "restore"]  # noqa: Y015
+    _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
+
+Global___CampaignOperation: _TypeAlias = CampaignOperation  # noqa: Y015
+
+@_typing.final
+class CampaignChange(_message.Message):
+    """CampaignChange describes a change, as in UpdateCampaignRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign with its id, new values and, to guard against lost updates, its `etag`."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields to change. Required; "*" replaces every writable field."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CampaignChange: _TypeAlias = CampaignChange  # noqa: Y015
+
+@_typing.final
+class CampaignStep(_message.Message):
+    """CampaignStep names a campaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """UUID of the campaign."""
+    etag: _builtins.str
+    """The campaign's `etag`, to guard against lost updates; not compared if empty."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "etag", b"etag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CampaignStep: _TypeAlias = CampaignStep  # noqa: Y015
+
+@_typing.final
+class MutateCampaignsResponse(_message.Message):
+    """MutateCampaignsResponse tells what came of each step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SUCCESS_COUNT_FIELD_NUMBER: _builtins.int
+    success_count: _builtins.int
+    """How many steps were taken, or would have been; 0 if `atomic` and one of them cannot be taken."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MutateCampaignResult]:
+        """One for each step, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___MutateCampaignResult] | None = ...,
+        success_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "success_count", b"success_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MutateCampaignsResponse: _TypeAlias = MutateCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class MutateCampaignResult(_message.Message):
+    """MutateCampaignResult tells what came of one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """What was wrong, with the same details as the error of a single call; absent if the step was taken, or would have been."""
+
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now, or would be; absent if the step was not taken."""
+
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MutateCampaignResult: _TypeAlias = MutateCampaignResult  # noqa: Y015

@@ -55,6 +55,56 @@ class CampaignServiceStub:
                 request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.SerializeToString,
                 response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.FromString,
                 _registered_method=True)
+        self.SubmitCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/SubmitCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.SubmitCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.SubmitCampaignResponse.FromString,
+                _registered_method=True)
+        self.ActivateCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/ActivateCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ActivateCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ActivateCampaignResponse.FromString,
+                _registered_method=True)
+        self.RejectCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/RejectCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RejectCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RejectCampaignResponse.FromString,
+                _registered_method=True)
+        self.PauseCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/PauseCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.PauseCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.PauseCampaignResponse.FromString,
+                _registered_method=True)
+        self.ResumeCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/ResumeCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
+                _registered_method=True)
+        self.ArchiveCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/ArchiveCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+                _registered_method=True)
+        self.RestoreCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/RestoreCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RestoreCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RestoreCampaignResponse.FromString,
+                _registered_method=True)
+        self.LinkExternalCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/LinkExternalCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.LinkExternalCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.LinkExternalCampaignResponse.FromString,
+                _registered_method=True)
+        self.UnlinkExternalCampaign = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/UnlinkExternalCampaign',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UnlinkExternalCampaignRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UnlinkExternalCampaignResponse.FromString,
+                _registered_method=True)
+        self.MutateCampaigns = channel.unary_unary(
+                '/mrm.campaigns.v1.CampaignService/MutateCampaigns',
+                request_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.MutateCampaignsRequest.SerializeToString,
+                response_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.MutateCampaignsResponse.FromString,
+                _registered_method=True)
 
 
 class CampaignServiceServicer:
@@ -76,7 +126,8 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """ListCampaigns lists the campaigns in the caller's scope, oldest first.
+        """ListCampaigns lists the campaigns in the caller's scope. What it says of a project's campaigns may come from a cache, but
+        never from before a change that had been stored when the call began.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +135,88 @@ class CampaignServiceServicer:
 
     def UpdateCampaign(self, request, context):
         """UpdateCampaign changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the campaign changed since it was read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitCampaign(self, request, context):
+        """SubmitCampaign says that a draft is ready: it becomes pending_moderation. FAILED_PRECONDITION unless the campaign has what
+        an active one needs: a media plan of which a version is approved or active, a total budget and, unless it is of platform
+        "other", a link to an account that is connected. From there a linked campaign goes on by what its platform's moderation
+        reports, and any other by ActivateCampaign or RejectCampaign: nobody else would tell.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateCampaign(self, request, context):
+        """ActivateCampaign says that a campaign which no platform reports on has been let through: from pending_moderation to
+        active. FAILED_PRECONDITION for a linked one, whose platform decides, and while something is missing, as in SubmitCampaign.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectCampaign(self, request, context):
+        """RejectCampaign says that a campaign which no platform reports on has been refused: from pending_moderation back to draft,
+        with the reason. FAILED_PRECONDITION for a linked one, whose platform decides.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseCampaign(self, request, context):
+        """PauseCampaign halts an active campaign.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeCampaign(self, request, context):
+        """ResumeCampaign lets a paused campaign run again. FAILED_PRECONDITION while something is missing, as in SubmitCampaign.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveCampaign(self, request, context):
+        """ArchiveCampaign puts a paused campaign or a draft away. Its figures remain, and its budget no longer counts against the
+        media plan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreCampaign(self, request, context):
+        """RestoreCampaign takes a campaign back from the archive, as a paused one. FAILED_PRECONDITION if its media plan cannot pay
+        for it any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkExternalCampaign(self, request, context):
+        """LinkExternalCampaign ties a campaign to the one that it is on its platform, in an account of its client or of an agency
+        above it. ALREADY_EXISTS if that account's campaign is linked already. What is legal but worth a second look is told as a
+        warning.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkExternalCampaign(self, request, context):
+        """UnlinkExternalCampaign unties a draft or a paused campaign from the one on its platform, and forgets what the platform
+        said.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MutateCampaigns(self, request, context):
+        """MutateCampaigns takes up to 1 000 steps at once, each on a campaign of its own, and answers each at its place. Unless
+        `atomic`, steps that can be taken are taken whatever becomes of the others. The budgets of all campaigns together are held
+        against the media plans; if not all fit, those fit that come first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +244,56 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.UpdateCampaign,
                     request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.FromString,
                     response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.SerializeToString,
+            ),
+            'SubmitCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.SubmitCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.SubmitCampaignResponse.SerializeToString,
+            ),
+            'ActivateCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ActivateCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ActivateCampaignResponse.SerializeToString,
+            ),
+            'RejectCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RejectCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RejectCampaignResponse.SerializeToString,
+            ),
+            'PauseCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.PauseCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.PauseCampaignResponse.SerializeToString,
+            ),
+            'ResumeCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.SerializeToString,
+            ),
+            'ArchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.SerializeToString,
+            ),
+            'RestoreCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RestoreCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RestoreCampaignResponse.SerializeToString,
+            ),
+            'LinkExternalCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkExternalCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.LinkExternalCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.LinkExternalCampaignResponse.SerializeToString,
+            ),
+            'UnlinkExternalCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkExternalCampaign,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UnlinkExternalCampaignRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UnlinkExternalCampaignResponse.SerializeToString,
+            ),
+            'MutateCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.MutateCampaigns,
+                    request_deserializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.MutateCampaignsRequest.FromString,
+                    response_serializer=mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.MutateCampaignsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +405,276 @@ class CampaignService:
             '/mrm.campaigns.v1.CampaignService/UpdateCampaign',
             mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.SerializeToString,
             mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/SubmitCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.SubmitCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.SubmitCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/ActivateCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ActivateCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ActivateCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/RejectCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RejectCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RejectCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/PauseCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.PauseCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.PauseCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/ResumeCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/ArchiveCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/RestoreCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RestoreCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.RestoreCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkExternalCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/LinkExternalCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.LinkExternalCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.LinkExternalCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkExternalCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/UnlinkExternalCampaign',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UnlinkExternalCampaignRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.UnlinkExternalCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MutateCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mrm.campaigns.v1.CampaignService/MutateCampaigns',
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.MutateCampaignsRequest.SerializeToString,
+            mrm_dot_campaigns_dot_v1_dot_campaign__service__pb2.MutateCampaignsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,9 +38,51 @@ class CampaignServiceStub:
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]
     """GetCampaign reads one campaign."""
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
-    """ListCampaigns lists the campaigns in the caller's scope, oldest first."""
+    """ListCampaigns lists the campaigns in the caller's scope. What it says of a project's campaigns may come from a cache, but
+    never from before a change that had been stored when the call began.
+    """
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
     """UpdateCampaign changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the campaign changed since it was read."""
+    SubmitCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.SubmitCampaignRequest, _campaign_service_pb2.SubmitCampaignResponse]
+    """SubmitCampaign says that a draft is ready: it becomes pending_moderation. FAILED_PRECONDITION unless the campaign has what
+    an active one needs: a media plan of which a version is approved or active, a total budget and, unless it is of platform
+    "other", a link to an account that is connected. From there a linked campaign goes on by what its platform's moderation
+    reports, and any other by ActivateCampaign or RejectCampaign: nobody else would tell.
+    """
+    ActivateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ActivateCampaignRequest, _campaign_service_pb2.ActivateCampaignResponse]
+    """ActivateCampaign says that a campaign which no platform reports on has been let through: from pending_moderation to
+    active. FAILED_PRECONDITION for a linked one, whose platform decides, and while something is missing, as in SubmitCampaign.
+    """
+    RejectCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RejectCampaignRequest, _campaign_service_pb2.RejectCampaignResponse]
+    """RejectCampaign says that a campaign which no platform reports on has been refused: from pending_moderation back to draft,
+    with the reason. FAILED_PRECONDITION for a linked one, whose platform decides.
+    """
+    PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
+    """PauseCampaign halts an active campaign."""
+    ResumeCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]
+    """ResumeCampaign lets a paused campaign run again. FAILED_PRECONDITION while something is missing, as in SubmitCampaign."""
+    ArchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]
+    """ArchiveCampaign puts a paused campaign or a draft away. Its figures remain, and its budget no longer counts against the
+    media plan.
+    """
+    RestoreCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.RestoreCampaignRequest, _campaign_service_pb2.RestoreCampaignResponse]
+    """RestoreCampaign takes a campaign back from the archive, as a paused one. FAILED_PRECONDITION if its media plan cannot pay
+    for it any more.
+    """
+    LinkExternalCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.LinkExternalCampaignRequest, _campaign_service_pb2.LinkExternalCampaignResponse]
+    """LinkExternalCampaign ties a campaign to the one that it is on its platform, in an account of its client or of an agency
+    above it. ALREADY_EXISTS if that account's campaign is linked already. What is legal but worth a second look is told as a
+    warning.
+    """
+    UnlinkExternalCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UnlinkExternalCampaignRequest, _campaign_service_pb2.UnlinkExternalCampaignResponse]
+    """UnlinkExternalCampaign unties a draft or a paused campaign from the one on its platform, and forgets what the platform
+    said.
+    """
+    MutateCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.MutateCampaignsRequest, _campaign_service_pb2.MutateCampaignsResponse]
+    """MutateCampaigns takes up to 1 000 steps at once, each on a campaign of its own, and answers each at its place. Unless
+    `atomic`, steps that can be taken are taken whatever becomes of the others. The budgets of all campaigns together are held
+    against the media plans; if not all fit, those fit that come first.
+    """
 
 @_typing.type_check_only
 class CampaignServiceAsyncStub(CampaignServiceStub):
@@ -52,9 +94,51 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """GetCampaign reads one campaign."""
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
-    """ListCampaigns lists the campaigns in the caller's scope, oldest first."""
+    """ListCampaigns lists the campaigns in the caller's scope. What it says of a project's campaigns may come from a cache, but
+    never from before a change that had been stored when the call began.
+    """
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
     """UpdateCampaign changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the campaign changed since it was read."""
+    SubmitCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.SubmitCampaignRequest, _campaign_service_pb2.SubmitCampaignResponse]  # type: ignore[assignment]
+    """SubmitCampaign says that a draft is ready: it becomes pending_moderation. FAILED_PRECONDITION unless the campaign has what
+    an active one needs: a media plan of which a version is approved or active, a total budget and, unless it is of platform
+    "other", a link to an account that is connected. From there a linked campaign goes on by what its platform's moderation
+    reports, and any other by ActivateCampaign or RejectCampaign: nobody else would tell.
+    """
+    ActivateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ActivateCampaignRequest, _campaign_service_pb2.ActivateCampaignResponse]  # type: ignore[assignment]
+    """ActivateCampaign says that a campaign which no platform reports on has been let through: from pending_moderation to
+    active. FAILED_PRECONDITION for a linked one, whose platform decides, and while something is missing, as in SubmitCampaign.
+    """
+    RejectCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RejectCampaignRequest, _campaign_service_pb2.RejectCampaignResponse]  # type: ignore[assignment]
+    """RejectCampaign says that a campaign which no platform reports on has been refused: from pending_moderation back to draft,
+    with the reason. FAILED_PRECONDITION for a linked one, whose platform decides.
+    """
+    PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
+    """PauseCampaign halts an active campaign."""
+    ResumeCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]  # type: ignore[assignment]
+    """ResumeCampaign lets a paused campaign run again. FAILED_PRECONDITION while something is missing, as in SubmitCampaign."""
+    ArchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]  # type: ignore[assignment]
+    """ArchiveCampaign puts a paused campaign or a draft away. Its figures remain, and its budget no longer counts against the
+    media plan.
+    """
+    RestoreCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.RestoreCampaignRequest, _campaign_service_pb2.RestoreCampaignResponse]  # type: ignore[assignment]
+    """RestoreCampaign takes a campaign back from the archive, as a paused one. FAILED_PRECONDITION if its media plan cannot pay
+    for it any more.
+    """
+    LinkExternalCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.LinkExternalCampaignRequest, _campaign_service_pb2.LinkExternalCampaignResponse]  # type: ignore[assignment]
+    """LinkExternalCampaign ties a campaign to the one that it is on its platform, in an account of its client or of an agency
+    above it. ALREADY_EXISTS if that account's campaign is linked already. What is legal but worth a second look is told as a
+    warning.
+    """
+    UnlinkExternalCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UnlinkExternalCampaignRequest, _campaign_service_pb2.UnlinkExternalCampaignResponse]  # type: ignore[assignment]
+    """UnlinkExternalCampaign unties a draft or a paused campaign from the one on its platform, and forgets what the platform
+    said.
+    """
+    MutateCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.MutateCampaignsRequest, _campaign_service_pb2.MutateCampaignsResponse]  # type: ignore[assignment]
+    """MutateCampaigns takes up to 1 000 steps at once, each on a campaign of its own, and answers each at its place. Unless
+    `atomic`, steps that can be taken are taken whatever becomes of the others. The budgets of all campaigns together are held
+    against the media plans; if not all fit, those fit that come first.
+    """
 
 class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
     """CampaignService manages campaigns on advertising platforms."""
@@ -81,7 +165,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.ListCampaignsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ListCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.ListCampaignsResponse]]:
-        """ListCampaigns lists the campaigns in the caller's scope, oldest first."""
+        """ListCampaigns lists the campaigns in the caller's scope. What it says of a project's campaigns may come from a cache, but
+        never from before a change that had been stored when the call began.
+        """
 
     @_abc_1.abstractmethod
     def UpdateCampaign(
@@ -90,5 +176,105 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.UpdateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UpdateCampaignResponse]]:
         """UpdateCampaign changes the fields named in `update_mask`. ABORTED with ETAG_MISMATCH if the campaign changed since it was read."""
+
+    @_abc_1.abstractmethod
+    def SubmitCampaign(
+        self,
+        request: _campaign_service_pb2.SubmitCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.SubmitCampaignResponse, _abc.Awaitable[_campaign_service_pb2.SubmitCampaignResponse]]:
+        """SubmitCampaign says that a draft is ready: it becomes pending_moderation. FAILED_PRECONDITION unless the campaign has what
+        an active one needs: a media plan of which a version is approved or active, a total budget and, unless it is of platform
+        "other", a link to an account that is connected. From there a linked campaign goes on by what its platform's moderation
+        reports, and any other by ActivateCampaign or RejectCampaign: nobody else would tell.
+        """
+
+    @_abc_1.abstractmethod
+    def ActivateCampaign(
+        self,
+        request: _campaign_service_pb2.ActivateCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ActivateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ActivateCampaignResponse]]:
+        """ActivateCampaign says that a campaign which no platform reports on has been let through: from pending_moderation to
+        active. FAILED_PRECONDITION for a linked one, whose platform decides, and while something is missing, as in SubmitCampaign.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectCampaign(
+        self,
+        request: _campaign_service_pb2.RejectCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.RejectCampaignResponse, _abc.Awaitable[_campaign_service_pb2.RejectCampaignResponse]]:
+        """RejectCampaign says that a campaign which no platform reports on has been refused: from pending_moderation back to draft,
+        with the reason. FAILED_PRECONDITION for a linked one, whose platform decides.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseCampaign(
+        self,
+        request: _campaign_service_pb2.PauseCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.PauseCampaignResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignResponse]]:
+        """PauseCampaign halts an active campaign."""
+
+    @_abc_1.abstractmethod
+    def ResumeCampaign(
+        self,
+        request: _campaign_service_pb2.ResumeCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ResumeCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ResumeCampaignResponse]]:
+        """ResumeCampaign lets a paused campaign run again. FAILED_PRECONDITION while something is missing, as in SubmitCampaign."""
+
+    @_abc_1.abstractmethod
+    def ArchiveCampaign(
+        self,
+        request: _campaign_service_pb2.ArchiveCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ArchiveCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ArchiveCampaignResponse]]:
+        """ArchiveCampaign puts a paused campaign or a draft away. Its figures remain, and its budget no longer counts against the
+        media plan.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreCampaign(
+        self,
+        request: _campaign_service_pb2.RestoreCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.RestoreCampaignResponse, _abc.Awaitable[_campaign_service_pb2.RestoreCampaignResponse]]:
+        """RestoreCampaign takes a campaign back from the archive, as a paused one. FAILED_PRECONDITION if its media plan cannot pay
+        for it any more.
+        """
+
+    @_abc_1.abstractmethod
+    def LinkExternalCampaign(
+        self,
+        request: _campaign_service_pb2.LinkExternalCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.LinkExternalCampaignResponse, _abc.Awaitable[_campaign_service_pb2.LinkExternalCampaignResponse]]:
+        """LinkExternalCampaign ties a campaign to the one that it is on its platform, in an account of its client or of an agency
+        above it. ALREADY_EXISTS if that account's campaign is linked already. What is legal but worth a second look is told as a
+        warning.
+        """
+
+    @_abc_1.abstractmethod
+    def UnlinkExternalCampaign(
+        self,
+        request: _campaign_service_pb2.UnlinkExternalCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.UnlinkExternalCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UnlinkExternalCampaignResponse]]:
+        """UnlinkExternalCampaign unties a draft or a paused campaign from the one on its platform, and forgets what the platform
+        said.
+        """
+
+    @_abc_1.abstractmethod
+    def MutateCampaigns(
+        self,
+        request: _campaign_service_pb2.MutateCampaignsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.MutateCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.MutateCampaignsResponse]]:
+        """MutateCampaigns takes up to 1 000 steps at once, each on a campaign of its own, and answers each at its place. Unless
+        `atomic`, steps that can be taken are taken whatever becomes of the others. The budgets of all campaigns together are held
+        against the media plans; if not all fit, those fit that come first.
+        """
 
 def add_CampaignServiceServicer_to_server(servicer: CampaignServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

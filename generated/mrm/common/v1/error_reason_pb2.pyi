@@ -101,6 +101,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. Nobody could administer the service afterwards: make another active administrator first."""
     ERROR_REASON_RESET_TOKEN_INVALID: _ErrorReason.ValueType  # 41
     """UNAUTHENTICATED. The password reset token is unknown, used or too old: have another one made."""
+    ERROR_REASON_BATCH_ABORTED: _ErrorReason.ValueType  # 75
+    """ABORTED. In the status of a step of an atomic batch: nothing was wrong with this one, but another step of the batch could
+    not be taken, so none was.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -186,4 +190,8 @@ ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. Nobody could administer the service afterwards: make another active administrator first."""
 ERROR_REASON_RESET_TOKEN_INVALID: ErrorReason.ValueType  # 41
 """UNAUTHENTICATED. The password reset token is unknown, used or too old: have another one made."""
+ERROR_REASON_BATCH_ABORTED: ErrorReason.ValueType  # 75
+"""ABORTED. In the status of a step of an atomic batch: nothing was wrong with this one, but another step of the batch could
+not be taken, so none was.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
