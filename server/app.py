@@ -27,7 +27,7 @@ from mrm.accounts.v1 import (
     user_service_pb2,
 )
 from mrm.campaigns.v1 import campaign_import_service_pb2, campaign_service_pb2
-from mrm.operations.v1 import alert_service_pb2, change_service_pb2
+from mrm.operations.v1 import alert_service_pb2, change_service_pb2, job_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import backfill_service_pb2, statistics_file_service_pb2, statistics_service_pb2
 from mrm_client import is_local
@@ -46,6 +46,9 @@ from server.campaigns.mutations import MutationRpcs
 from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
 from server.operations.feed import ChangeFeed
+from server.operations.job_service import JobRpcs
+from server.operations.job_watch import JobFeed, JobWatchRpcs
+from server.operations.job_work import JobWorkRpcs
 from server.planning.benchmark_service import BenchmarkService
 from server.planning.lifecycle import LifecycleRpcs
 from server.planning.media_plan_service import MediaPlanService
@@ -108,6 +111,7 @@ SERVICES = (
     alert_service_pb2.DESCRIPTOR.services_by_name["AlertService"],
     campaign_import_service_pb2.DESCRIPTOR.services_by_name["CampaignImportService"],
     backfill_service_pb2.DESCRIPTOR.services_by_name["BackfillService"],
+    job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -196,6 +200,7 @@ class Application:
         authenticator = Authenticator(sessions, fences, limiter, database, settings.auth)
         self._streams = StreamRegistry(authenticator.alive, settings.watch.recheck)
         signals = await self._opened(_signals(settings))
+        job_feed = JobFeed(background, settings.watch.tick, self._streams.draining)
         feed = ChangeFeed(background, signals, settings.watch, self._streams.draining)
         await fences.read()
         self._pipeline = Pipeline(authenticator, database, self._streams, feed.announce)
@@ -236,6 +241,11 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "IntegrationService": [IntegrationService(database, pager, keyring, platforms, feed.announce)],
+            "JobService": [
+                JobRpcs(database, pager),
+                JobWatchRpcs(database, job_feed, settings.watch),
+                JobWorkRpcs(database, settings.jobs),
+            ],
             "MediaPlanService": [MediaPlanService(database, pager), PlanLifecycleRpcs(database, pager)],
             "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
@@ -270,7 +280,7 @@ class Application:
         await self._health.check()
         self._background(self._health.run)
         self._background(self._streams.run)
-        for task in (relay, aggregator, hub, feed, fences):
+        for task in (relay, aggregator, hub, feed, job_feed, fences):
             self._background(task.run)
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)

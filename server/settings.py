@@ -97,6 +97,7 @@ class AuthSettings(BaseModel):
     limit_light: int = Field(3600, ge=1, description="Light calls an hour per caller and RPC")
     limit_heavy: int = Field(600, ge=1, description="Heavy calls an hour per caller and RPC")
     limit_ingest: int = Field(36000, ge=1, description="IngestEvents calls an hour per caller")
+    limit_work: int = Field(360_000, ge=1, description="Calls of a worker an hour per key and RPC")
     limit_stream: int = Field(3600, ge=1, description="Streams opened an hour per caller and RPC")
 
 

@@ -13,11 +13,14 @@ _READ = frozenset(
         "STATISTICS_READ",
         "CHANGES_READ",
         "ALERTS_READ",
+        "JOBS_READ",
+        "JOBS_CONTROL",
     }
 )
 
-# Rights that only a program's key may hold: measurements come from trackers and platforms, not from people.
-KEY_ONLY = frozenset({"STATISTICS_INGEST"})
+# Rights that only a program's key may hold: measurements come from trackers and platforms, and work is done by workers,
+# not by people.
+KEY_ONLY = frozenset({"STATISTICS_INGEST", "JOBS_WORK"})
 
 # Rights that no key may hold: a key that makes people makes itself an administrator, and what cannot be undone, is a
 # decision or an opinion has a person behind it.

@@ -24,6 +24,7 @@ _RIGHTS = {
     "alert": "ALERTS_READ",
     "budget_alert_policy": "ALERTS_READ",
     "campaign_import": "CAMPAIGNS_READ",
+    "job": "JOBS_READ",
     "user": "USERS_READ",
     "session": "USERS_READ",
     "api_key": "API_KEYS_READ",

@@ -79,6 +79,7 @@ class Authenticator:
             "HEAVY": settings.limit_heavy,
             "INGEST": settings.limit_ingest,
             "STREAM": settings.limit_stream,
+            "WORK": settings.limit_work,
         }
 
     async def admit(self, authorization: str, endpoint: str, rate_class: str) -> Admission:

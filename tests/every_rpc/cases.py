@@ -47,6 +47,7 @@ class Target:
     file_key: str
     alert_id: str
     campaign_import_id: str
+    job_id: str
 
     def ids(self) -> list[str]:
         """All of them, for requests made at random."""
@@ -113,6 +114,14 @@ def _of_campaign(target: Target) -> Fields:
 
 def _of_integration(target: Target) -> Fields:
     return {"integration_id": target.integration_id}
+
+
+def _of_job(target: Target) -> Fields:
+    return {"job_id": target.job_id}
+
+
+def _of_try(target: Target) -> Fields:
+    return {"job_id": target.job_id, "fence": 1}
 
 
 def _of_alert(target: Target) -> Fields:
@@ -381,6 +390,23 @@ CASES: Final[dict[str, Case]] = {
         ),
     ),
     "ChangeService/WatchChanges": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "JobService/GetJob": Case(_of_job),
+    "JobService/ListJobs": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "JobService/WatchJob": Case(_of_job),
+    "JobService/CancelJob": Case(_of_job),
+    "JobService/RetryJob": Case(_of_job),
+    # Queues are of the whole service.
+    "JobService/ListQueues": Case(lambda t: {}, OWN),
+    "JobService/PauseQueue": Case(lambda t: {"name": "QUEUE_NAME_REPORTS", "reason": "x"}, OWN),
+    "JobService/ResumeQueue": Case(lambda t: {"name": "QUEUE_NAME_REPORTS"}, OWN),
+    "JobService/UpdateQueue": Case(
+        lambda t: {"queue": {"name": "QUEUE_NAME_REPORTS"}, "update_mask": "concurrency"}, OWN
+    ),
+    "JobService/ClaimJob": Case(lambda t: {**_of_job(t), "holder": "w"}),
+    "JobService/HeartbeatJob": Case(_of_try),
+    "JobService/CompleteJob": Case(_of_try),
+    "JobService/FailJob": Case(lambda t: {**_of_try(t), "error": "x"}),
+    "JobService/ReleaseJob": Case(_of_try),
     "AlertService/ListAlerts": Case(
         lambda t: {"filter": {"client_id": t.client_id}},
         EMPTY,

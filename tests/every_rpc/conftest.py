@@ -15,7 +15,7 @@ from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.alerts.raising import raise_alert
 from server.planning.benchmark_service import seed_rows
-from storage.postgres import benchmarks, clients, users
+from storage.postgres import benchmarks, clients, jobs, users
 from storage.postgres.alerts import Sighting
 from storage.postgres.audit import Cause
 from tests.campaigns import importing
@@ -128,6 +128,7 @@ async def make_target(world: World) -> Target:
         service_account_id=accounts[0].service_account_id,
         integration_id=integrations[0].integration_id,
         file_key=files[0],
+        job_id=await _jobs(world, client.client_id),
         alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
         campaign_import_id=imports[0][0].campaign_import_id,
     )
@@ -139,6 +140,16 @@ async def _person(world: World, client_id: str) -> UUID:
     )
     await clients.add_membership(world.database, user_id=row.id, client_id=UUID(client_id))
     return row.id
+
+
+async def _jobs(world: World, client_id: str) -> str:
+    """Two jobs that nobody does; the id of one."""
+    async with world.database.transaction("make_jobs") as tx:
+        for _ in range(2):
+            made = await jobs.enqueue_internal(
+                tx, type="sync_campaign", queue="sync", payload={}, client_id=UUID(client_id), delay=timedelta(days=1)
+            )
+    return str(made.id)
 
 
 async def _alerts(world: World, client_id: str, project_id: str, campaign_id: str) -> str:

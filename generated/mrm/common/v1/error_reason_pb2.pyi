@@ -105,6 +105,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. In the status of a step of an atomic batch: nothing was wrong with this one, but another step of the batch could
     not be taken, so none was.
     """
+    ERROR_REASON_JOB_FENCED: _ErrorReason.ValueType  # 70
+    """ABORTED. The try of the job is no longer the present one, because its lease ended or it was reported on before: stop,
+    and begin nothing further for it.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -193,5 +197,9 @@ ERROR_REASON_RESET_TOKEN_INVALID: ErrorReason.ValueType  # 41
 ERROR_REASON_BATCH_ABORTED: ErrorReason.ValueType  # 75
 """ABORTED. In the status of a step of an atomic batch: nothing was wrong with this one, but another step of the batch could
 not be taken, so none was.
+"""
+ERROR_REASON_JOB_FENCED: ErrorReason.ValueType  # 70
+"""ABORTED. The try of the job is no longer the present one, because its lease ended or it was reported on before: stop,
+and begin nothing further for it.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

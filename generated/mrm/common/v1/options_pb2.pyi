@@ -75,6 +75,14 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Take archived projects back."""
     PERMISSION_MEDIA_PLANS_COMMENT: _Permission.ValueType  # 24
     """Say something about media plans. People have it wherever they see the project, except those who are only Informed."""
+    PERMISSION_JOBS_READ: _Permission.ValueType  # 25
+    """See the jobs that work for one's clients."""
+    PERMISSION_JOBS_CONTROL: _Permission.ValueType  # 26
+    """Cancel and retry the jobs that work for one's clients."""
+    PERMISSION_JOBS_OPERATE: _Permission.ValueType  # 27
+    """See and steer all jobs and queues, also those that work for no client."""
+    PERMISSION_JOBS_WORK: _Permission.ValueType  # 28
+    """Take jobs and report what came of them. Held by API keys only, never by a person's role."""
     PERMISSION_ALERTS_READ: _Permission.ValueType  # 32
     """See alerts, and when clients are told about budgets."""
     PERMISSION_ALERTS_WRITE: _Permission.ValueType  # 33
@@ -135,6 +143,14 @@ PERMISSION_PROJECTS_RESTORE: Permission.ValueType  # 23
 """Take archived projects back."""
 PERMISSION_MEDIA_PLANS_COMMENT: Permission.ValueType  # 24
 """Say something about media plans. People have it wherever they see the project, except those who are only Informed."""
+PERMISSION_JOBS_READ: Permission.ValueType  # 25
+"""See the jobs that work for one's clients."""
+PERMISSION_JOBS_CONTROL: Permission.ValueType  # 26
+"""Cancel and retry the jobs that work for one's clients."""
+PERMISSION_JOBS_OPERATE: Permission.ValueType  # 27
+"""See and steer all jobs and queues, also those that work for no client."""
+PERMISSION_JOBS_WORK: Permission.ValueType  # 28
+"""Take jobs and report what came of them. Held by API keys only, never by a person's role."""
 PERMISSION_ALERTS_READ: Permission.ValueType  # 32
 """See alerts, and when clients are told about budgets."""
 PERMISSION_ALERTS_WRITE: Permission.ValueType  # 33
@@ -199,6 +215,8 @@ class _RateClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateClass.V
     """Unary event ingest."""
     RATE_CLASS_STREAM: _RateClass.ValueType  # 5
     """Opening a stream; messages inside it are bounded by flow control instead."""
+    RATE_CLASS_WORK: _RateClass.ValueType  # 6
+    """Workers that take jobs and report on them."""
 
 class RateClass(_RateClass, metaclass=_RateClassEnumTypeWrapper):
     """RateClass groups RPCs of similar cost. Limits per class are server configuration; every reply carries
@@ -217,6 +235,8 @@ RATE_CLASS_INGEST: RateClass.ValueType  # 4
 """Unary event ingest."""
 RATE_CLASS_STREAM: RateClass.ValueType  # 5
 """Opening a stream; messages inside it are bounded by flow control instead."""
+RATE_CLASS_WORK: RateClass.ValueType  # 6
+"""Workers that take jobs and report on them."""
 Global___RateClass: _TypeAlias = RateClass  # noqa: Y015
 
 class _Idempotency:
