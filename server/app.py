@@ -27,7 +27,7 @@ from mrm.accounts.v1 import (
     user_service_pb2,
 )
 from mrm.campaigns.v1 import campaign_import_service_pb2, campaign_service_pb2
-from mrm.operations.v1 import alert_service_pb2, change_service_pb2, job_service_pb2
+from mrm.operations.v1 import alert_service_pb2, change_service_pb2, email_service_pb2, job_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import backfill_service_pb2, statistics_file_service_pb2, statistics_service_pb2
 from mrm_client import is_local
@@ -45,6 +45,7 @@ from server.campaigns.links import LinkRpcs
 from server.campaigns.mutations import MutationRpcs
 from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
+from server.operations.email_service import EmailService
 from server.operations.feed import ChangeFeed
 from server.operations.job_service import JobRpcs
 from server.operations.job_watch import JobFeed, JobWatchRpcs
@@ -112,6 +113,7 @@ SERVICES = (
     campaign_import_service_pb2.DESCRIPTOR.services_by_name["CampaignImportService"],
     backfill_service_pb2.DESCRIPTOR.services_by_name["BackfillService"],
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
+    email_service_pb2.DESCRIPTOR.services_by_name["EmailService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -240,6 +242,7 @@ class Application:
             "CampaignService": [CampaignService(database, pager), MutationRpcs(), LinkRpcs()],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
+            "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
             "IntegrationService": [IntegrationService(database, pager, keyring, platforms, feed.announce)],
             "JobService": [
                 JobRpcs(database, pager),

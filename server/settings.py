@@ -5,12 +5,13 @@ README list them. Secrets are masked in every representation.
 """
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PositiveSeconds = Annotated[float, Field(gt=0, le=3600)]
@@ -226,6 +227,45 @@ class JobsSettings(BaseModel):
     drain_seconds: PositiveSeconds = Field(20.0, description="Longest wait for running jobs at shutdown")
 
 
+def _mailbox(value: str) -> str:
+    if not re.fullmatch(r"(?:[^<>@\r\n]* )?<?[^<>@\s]+@[A-Za-z0-9.-]+>?", value):
+        raise ValueError("must be an address, or a name and an address in angle brackets")
+    return value
+
+
+def _unsubscribe_url(value: str) -> str:
+    if "{token}" not in value or not re.fullmatch(r"(?:https://|mailto:)[^\s<>]+", value):
+        raise ValueError("must be an https or mailto URL with {token} in it")
+    return value
+
+
+class EmailSettings(BaseModel):
+    """The mail server that takes e-mails from us."""
+
+    host: str = Field("", description="Name of the mail server; without one no e-mails are sent")
+    port: int = Field(587, ge=1, le=65535, description="Its port")
+    security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="How the connection is encrypted; `none` sends no password to another machine"
+    )
+    ca_file: Path | None = Field(None, description="PEM file of the authorities to trust; the system's if unset")
+    user: str = Field("", description="Account there; none if empty")
+    password: SecretStr = Field(SecretStr(""), description="Its password")
+    sender: Annotated[str, AfterValidator(_mailbox)] = Field(
+        "MRM <mrm@localhost>", description="Who e-mails are from: an address, or a name and an address"
+    )
+    unsubscribe: Annotated[str, AfterValidator(_unsubscribe_url)] = Field(
+        "mailto:unsubscribe@localhost?subject={token}",
+        description="Where a recipient asks for no more: a page that calls EmailService/Unsubscribe, or a mailbox",
+    )
+    timeout: PositiveSeconds = Field(30.0, description="Longest wait for one answer of the mail server")
+
+    @model_validator(mode="after")
+    def _password_stays_secret(self) -> Self:
+        if self.security == "none" and self.user and self.host not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError("user and password are sent over an encrypted connection only")
+        return self
+
+
 class AlertsSettings(BaseModel):
     """When people are told of what needs attention."""
 
@@ -261,6 +301,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     watch: WatchSettings = WatchSettings()
     jobs: JobsSettings = JobsSettings()
+    email: EmailSettings = EmailSettings()
     alerts: AlertsSettings = AlertsSettings()
     logging: LoggingSettings = LoggingSettings()
 

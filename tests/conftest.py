@@ -37,7 +37,12 @@ from mrm.campaigns.v1 import (
     campaign_service_pb2_grpc,
 )
 from mrm.common.v1 import options_pb2, platform_pb2
-from mrm.operations.v1 import alert_service_pb2_grpc, change_service_pb2_grpc, job_service_pb2_grpc
+from mrm.operations.v1 import (
+    alert_service_pb2_grpc,
+    change_service_pb2_grpc,
+    email_service_pb2_grpc,
+    job_service_pb2_grpc,
+)
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,
     media_plan_service_pb2_grpc,
@@ -114,6 +119,7 @@ class Caller:
     imports: campaign_import_service_pb2_grpc.CampaignImportServiceAsyncStub = field(init=False)
     backfills: backfill_service_pb2_grpc.BackfillServiceAsyncStub = field(init=False)
     jobs: job_service_pb2_grpc.JobServiceAsyncStub = field(init=False)
+    emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -136,6 +142,7 @@ class Caller:
         self.imports = campaign_import_service_pb2_grpc.CampaignImportServiceStub(channel)
         self.backfills = backfill_service_pb2_grpc.BackfillServiceStub(channel)
         self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
+        self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from server.alerts import convert
+from server.alerts.telling import tell_of_alert
 from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry
 from server.settings import AlertsSettings
@@ -18,7 +19,9 @@ from storage.postgres.database import Transaction
 async def raise_alert(
     tx: Transaction, seen: Sighting, *, cause: Cause, settings: AlertsSettings, at: datetime | None = None
 ) -> Raised | None:
-    """Notes that a condition was seen; the first time, and when it got worse, that is recorded as the service's doing.
+    """Notes that a condition was seen, and has people told when that is due.
+
+    The first time, and when it got worse, it is recorded as the service's doing.
 
     Args:
         tx: The transaction of what saw it.
@@ -38,6 +41,8 @@ async def raise_alert(
     elif raised.before != (raised.alert.severity, raised.alert.status):
         severity, status = raised.before
         await _record(tx, "raise", replace(raised.alert, severity=severity, status=status), raised.alert, cause)
+    if raised.notify:
+        await tell_of_alert(tx, raised.alert, reminder=raised.before is not None)
     return raised
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from server.jobs.handling import JobContext
-from storage.postgres import idempotency, jobs
+from storage.postgres import emails, idempotency, jobs
 from storage.postgres.database import Executor
 from storage.postgres.jobs import Job
 
@@ -15,27 +15,33 @@ TYPE: Final = "apply_retention"
 QUEUE: Final = "maintenance"
 _BATCH: Final = 10_000
 _JOBS_KEPT: Final = timedelta(days=90)
+_EMAILS_KEPT: Final = timedelta(days=30)
 
 
 class ApplyRetention(BaseModel):
     """Payload of an ``apply_retention`` job.
 
     Attributes:
-        table: What to forget: expired replies of mutations, or jobs that ended long ago.
+        table: What to forget: expired replies of mutations, jobs that ended long ago, or what e-mails said.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    table: Literal["idempotency_keys", "jobs"]
+    table: Literal["idempotency_keys", "jobs", "emails"]
 
 
 async def _ended_jobs(db: Executor, limit: int) -> int:
     return await jobs.purge_ended_internal(db, _JOBS_KEPT, limit)
 
 
+async def _said(db: Executor, limit: int) -> int:
+    return await emails.forget_internal(db, _EMAILS_KEPT, limit)
+
+
 _PURGES: Final[dict[str, Callable[[Executor, int], Awaitable[int]]]] = {
     "idempotency_keys": idempotency.purge_expired,
     "jobs": _ended_jobs,
+    "emails": _said,
 }
 
 

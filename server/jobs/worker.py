@@ -16,6 +16,7 @@ from server.jobs import retention
 from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, LeaseLost, Stores
 from server.jobs.retention import ApplyRetention
 from server.jobs.together import Together
+from server.mail import send_job
 from server.rpc import logs
 from storage.errors import StoreError
 from storage.postgres import jobs
@@ -26,7 +27,7 @@ from storage.redis.queues import JobConsumer, JobQueues
 _BATCH = 500
 _TOGETHER = 100
 
-HANDLERS: Mapping[str, Handler] = {retention.TYPE: retention.handle}
+HANDLERS: Mapping[str, Handler] = {retention.TYPE: retention.handle, send_job.TYPE: send_job.handle}
 """What this code can do, by the type of job."""
 
 
@@ -63,6 +64,13 @@ SCHEDULES: Sequence[Schedule] = (
     ),
     Schedule(
         "ended_jobs", timedelta(hours=6), retention.TYPE, retention.QUEUE, ApplyRetention(table="jobs").model_dump()
+    ),
+    Schedule(
+        "said_in_emails",
+        timedelta(hours=6),
+        retention.TYPE,
+        retention.QUEUE,
+        ApplyRetention(table="emails").model_dump(),
     ),
 )
 """What is done by the clock."""

@@ -22,6 +22,8 @@ _RIGHTS = {
     "media_plan": "MEDIA_PLANS_READ",
     "campaign": "CAMPAIGNS_READ",
     "alert": "ALERTS_READ",
+    "email": "ALERTS_READ",
+    "email_suppression": "USERS_READ",
     "budget_alert_policy": "ALERTS_READ",
     "campaign_import": "CAMPAIGNS_READ",
     "job": "JOBS_READ",

@@ -5,6 +5,7 @@ from uuid import UUID
 from mrm.planning.v1 import media_plan_service_pb2 as pb
 from server.planning import plan_convert as convert
 from server.planning import plan_rules as rules
+from server.planning.plan_mail import tell_of_step
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound
 from server.rpc.paging import Pager
@@ -32,6 +33,7 @@ class PlanLifecycleRpcs:
         await rules.check_fits(call, plan, project)
         submitter = await rules.person(call)
         message = await rules.take(call, plan, "submit", request.comment, submitted_by=submitter)
+        await tell_of_step(call, project, plan, "submit", request.comment)
         return pb.SubmitMediaPlanResponse(media_plan=message)
 
     async def ApproveMediaPlan(
@@ -58,13 +60,15 @@ class PlanLifecycleRpcs:
         message = await rules.take(
             call, plan, "approve", request.comment, override_reason=overridden, approved_by=approver
         )
+        await tell_of_step(call, project, plan, "approve", request.comment)
         return pb.ApproveMediaPlanResponse(media_plan=message)
 
     async def RejectMediaPlan(self, request: pb.RejectMediaPlanRequest, call: Mutation) -> pb.RejectMediaPlanResponse:
         """Sends a version back to its authors."""
         _check_said(request.comment)
-        _, plan = await rules.locked(request, call, "reject")
+        project, plan = await rules.locked(request, call, "reject")
         message = await rules.take(call, plan, "reject", request.comment, submitted_by=None)
+        await tell_of_step(call, project, plan, "reject", request.comment)
         return pb.RejectMediaPlanResponse(media_plan=message)
 
     async def RecallMediaPlan(self, request: pb.RecallMediaPlanRequest, call: Mutation) -> pb.RecallMediaPlanResponse:

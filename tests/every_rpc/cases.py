@@ -48,6 +48,7 @@ class Target:
     alert_id: str
     campaign_import_id: str
     job_id: str
+    suppression_id: str
 
     def ids(self) -> list[str]:
         """All of them, for requests made at random."""
@@ -418,6 +419,11 @@ CASES: Final[dict[str, Case]] = {
     "AlertService/GetAlert": Case(_of_alert),
     "AlertService/AcknowledgeAlert": Case(_of_alert),
     "AlertService/ResolveAlert": Case(_of_alert),
+    # Addresses belong to people, not to a tenant.
+    "EmailService/Unsubscribe": Case(lambda t: {"token": "not one of ours"}, OWN),
+    "EmailService/CreateEmailSuppression": Case(lambda t: {"address": f"{uuid4().hex}@example.com"}, OWN),
+    "EmailService/DeleteEmailSuppression": Case(lambda t: {"email_suppression_id": t.suppression_id}, OWN),
+    "EmailService/ListEmailSuppressions": Case(lambda t: {}, OWN),
     "ChangeService/GetOldestChangeToken": Case(lambda t: {"filter": {"client_id": t.client_id}}, OWN),
 }
 

@@ -15,7 +15,7 @@ from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.alerts.raising import raise_alert
 from server.planning.benchmark_service import seed_rows
-from storage.postgres import benchmarks, clients, jobs, users
+from storage.postgres import benchmarks, clients, emails, jobs, users
 from storage.postgres.alerts import Sighting
 from storage.postgres.audit import Cause
 from tests.campaigns import importing
@@ -116,6 +116,12 @@ async def make_target(world: World) -> Target:
     files = [await _file(admin, client.client_id) for _ in range(2)]
     faulty = [importing.row(line, "x", platform=0) for line in (2, 3)]
     imports = [await importing.bring(admin, projects[0].project_id, [faulty]) for _ in range(2)]
+    suppressed = [
+        await emails.suppress(
+            world.database, address=f"{uuid4().hex}@example.com", reason="manual", comment="", created_by=None
+        )
+        for _ in range(2)
+    ]
     return Target(
         client_id=client.client_id,
         project_id=projects[0].project_id,
@@ -131,6 +137,7 @@ async def make_target(world: World) -> Target:
         job_id=await _jobs(world, client.client_id),
         alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
         campaign_import_id=imports[0][0].campaign_import_id,
+        suppression_id=str(suppressed[0][0].id),
     )
 
 

@@ -1,0 +1,1 @@
+"""E-mails: what they say, who gets them, and how they are sent."""
