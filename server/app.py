@@ -230,7 +230,7 @@ class Application:
         directory = CampaignDirectory(database, clickhouse)
         ingestor = Ingestor(clickhouse, directory, RawFloor(database), SaltBook(database), settings.ingest)
         hub = WatchHub(background, clickhouse, signals, settings.watch)
-        snapshots = SnapshotWriter(database, clickhouse, directory, signals)
+        snapshots = SnapshotWriter(database, clickhouse, directory, signals, settings.rollup)
         files = ClientFiles(database, objects, settings.objects)
         platforms = await self._opened(_platforms(settings))
         servicers: dict[str, list[object]] = {
@@ -272,7 +272,9 @@ class Application:
         for service in SERVICES:
             self._pipeline.register(server, service, servicers[service.name], _DESERIALIZERS.get(service.name))
         relay = CampaignRelay(background, clickhouse, holder=holder, lease_ttl=settings.metrics.lease_ttl)
-        aggregator = Aggregator(background, clickhouse, signals, settings.metrics, holder=holder)
+        aggregator = Aggregator(
+            background, clickhouse, signals, settings.metrics, holder=holder, rollup=settings.rollup
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         if settings.grpc.reflection:
             names = [service.full_name for service in SERVICES]

@@ -205,6 +205,31 @@ class WatchSettings(BaseModel):
     write_timeout: PositiveSeconds = Field(30.0, description="A reader that takes nothing for this long is cut off")
 
 
+class RollupSettings(BaseModel):
+    """Daily figures in PostgreSQL."""
+
+    grace: timedelta = Field(
+        timedelta(hours=3),
+        ge=timedelta(0),
+        le=timedelta(hours=24),
+        description="How long after its end a day is rolled up",
+    )
+    trailing_days: int = Field(
+        3,
+        ge=0,
+        le=90,
+        description="So many days before the last one are rolled up again each time: platforms restate them",
+    )
+    check_days: int = Field(35, ge=0, le=400, description="So many days are compared with the measurements each time")
+    keep_months: int = Field(24, ge=1, le=120, description="Figures of older days come too late and are put aside")
+    restatement_delay: timedelta = Field(
+        timedelta(seconds=0.5),
+        ge=timedelta(0),
+        le=timedelta(minutes=10),
+        description="How long a restated day waits for others before all of them are rolled up",
+    )
+
+
 JobQueue = Literal["sync", "reports", "email", "maintenance"]
 
 
@@ -300,6 +325,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     query: QuerySettings = QuerySettings()
     watch: WatchSettings = WatchSettings()
+    rollup: RollupSettings = RollupSettings()
     jobs: JobsSettings = JobsSettings()
     email: EmailSettings = EmailSettings()
     alerts: AlertsSettings = AlertsSettings()

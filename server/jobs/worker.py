@@ -18,6 +18,8 @@ from server.jobs.retention import ApplyRetention
 from server.jobs.together import Together
 from server.mail import send_job
 from server.rpc import logs
+from server.statistics import rollup_job
+from server.statistics.rollup_job import RollupDaily
 from storage.errors import StoreError
 from storage.postgres import jobs
 from storage.postgres.database import Transaction
@@ -27,7 +29,11 @@ from storage.redis.queues import JobConsumer, JobQueues
 _BATCH = 500
 _TOGETHER = 100
 
-HANDLERS: Mapping[str, Handler] = {retention.TYPE: retention.handle, send_job.TYPE: send_job.handle}
+HANDLERS: Mapping[str, Handler] = {
+    retention.TYPE: retention.handle,
+    rollup_job.TYPE: rollup_job.handle,
+    send_job.TYPE: send_job.handle,
+}
 """What this code can do, by the type of job."""
 
 
@@ -71,6 +77,9 @@ SCHEDULES: Sequence[Schedule] = (
         retention.TYPE,
         retention.QUEUE,
         ApplyRetention(table="emails").model_dump(),
+    ),
+    Schedule(
+        "ended_days", timedelta(minutes=5), rollup_job.TYPE, rollup_job.QUEUE, RollupDaily().model_dump(mode="json")
     ),
 )
 """What is done by the clock."""

@@ -13,9 +13,10 @@ from datetime import timedelta
 from typing import Any
 
 from server.rpc import logs
-from server.settings import MetricsSettings
+from server.settings import MetricsSettings, RollupSettings
 from server.statistics.busy import SLOW_SECONDS, BusyClients
 from server.statistics.lanes import MOST_BUCKETS, LaneReader
+from server.statistics.marking import announce
 from server.statistics.watermark import CURSOR, Progress
 from storage.clickhouse import rebuild
 from storage.clickhouse.connect import ClickHouse, ClickHouseError
@@ -51,16 +52,25 @@ class Aggregator:
         signals: Tells watchers whose figures changed.
         settings: Pauses and limits.
         holder: Name of this process that no other process ever has.
+        rollup: When days are rolled up: those whose events come later have to be rolled up again.
     """
 
     def __init__(
-        self, database: Database, clickhouse: ClickHouse, signals: Signals, settings: MetricsSettings, *, holder: str
+        self,
+        database: Database,
+        clickhouse: ClickHouse,
+        signals: Signals,
+        settings: MetricsSettings,
+        *,
+        holder: str,
+        rollup: RollupSettings | None = None,
     ) -> None:
         self._database = database
         self._clickhouse = clickhouse
         self._signals = signals
         self._settings = settings
         self._holder = holder
+        self._rollup = rollup or RollupSettings()
         self._ttl = timedelta(seconds=settings.lease_ttl)
         self._log = logs.get("aggregator")
         self._trouble = Trouble()
@@ -83,7 +93,9 @@ class Aggregator:
         try:
             cursor = await metrics_state.get_cursor(self._database, CURSOR)
             progress = Progress.from_position(cursor.position) if cursor else Progress()
-            leader = Leader(self._database, self._clickhouse, self._signals, self._settings, epoch, progress)
+            leader = Leader(
+                self._database, self._clickhouse, self._signals, self._settings, epoch, progress, self._rollup
+            )
             await _until_first_failure(self._keep_lease(epoch), *leader.work())
         finally:
             with suppress(StoreError, TimeoutError):
@@ -115,6 +127,7 @@ class Leader:
         settings: Pauses and limits.
         epoch: Epoch of the lease.
         progress: Where the last holder stopped.
+        rollup: When days are rolled up.
     """
 
     def __init__(
@@ -125,7 +138,9 @@ class Leader:
         settings: MetricsSettings,
         epoch: int,
         progress: Progress,
+        rollup: RollupSettings | None = None,
     ) -> None:
+        self._rollup = rollup or RollupSettings()
         self._database = database
         self._clickhouse = clickhouse
         self._signals = signals
@@ -294,6 +309,7 @@ class Leader:
             await self._rebuild_less(slices, threads, error)
         else:
             await self._publish(slices, version)
+            await self._announce(slices)
 
     async def _rebuild_less(self, slices: Sequence[Slice], threads: int, error: Exception) -> None:
         """One slice that cannot be rebuilt must not hold back the others."""
@@ -325,6 +341,15 @@ class Leader:
         # Watchers also look by themselves, so a signal may be lost.
         with suppress(StoreUnavailable):
             await self._signals.publish(CHANNEL, json.dumps({"version": version, "clients": named}).encode())
+
+    async def _announce(self, slices: Sequence[Slice]) -> None:
+        """Has days rolled up again that may have been rolled up without what the slices hold now."""
+        before = time.time() - self._rollup.grace.total_seconds()
+        # Hours are enough: no zone's day ends within one.
+        late = {(each.client_id, each.start // 3600 * 3600) for each in slices if each.start < before}
+        if late:
+            async with self._database.transaction("announce_late_events") as tx:
+                await announce(tx, self._rollup.restatement_delay, instants=late)
 
     async def _floor(self) -> int:
         """Begin of the first slice that may be rebuilt, in Unix seconds."""

@@ -15,7 +15,9 @@ from mrm.statistics.v1.statistics_service_pb2 import AppendMetricsRequest, Appen
 from server.rpc import values
 from server.rpc.call import Call
 from server.rpc.errors import InvalidRequest, NotFound, Violation
+from server.settings import RollupSettings
 from server.statistics.aggregator import CHANNEL
+from server.statistics.marking import announce
 from server.statistics.relay import CampaignDirectory
 from storage.clickhouse import snapshots
 from storage.clickhouse.connect import ClickHouse
@@ -70,15 +72,22 @@ class SnapshotWriter:
         clickhouse: Where figures go.
         directory: Makes campaigns known to ClickHouse, which needs their time zones.
         signals: Tells watchers whose figures changed.
+        rollup: How long a restated day waits for others before it is rolled up.
     """
 
     def __init__(
-        self, database: Database, clickhouse: ClickHouse, directory: CampaignDirectory, signals: Signals
+        self,
+        database: Database,
+        clickhouse: ClickHouse,
+        directory: CampaignDirectory,
+        signals: Signals,
+        rollup: RollupSettings | None = None,
     ) -> None:
         self._database = database
         self._clickhouse = clickhouse
         self._directory = directory
         self._signals = signals
+        self._delay = (rollup or RollupSettings()).restatement_delay
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def check(self, request: AppendMetricsRequest, scope: Scope) -> list[Snapshot]:
@@ -111,6 +120,8 @@ class SnapshotWriter:
         async with self._turns, self._database.transaction("append_metrics") as tx:
             await snapshot_order.enter(tx, client_id)
             stored = await snapshots.append(self._clickhouse, client_id, reading, rows)
+            # Also if none was stored: an earlier call may have stored them and failed before it got here.
+            await announce(tx, self._delay, *_changed(client_id, rows))
         # What was long ago is no news; and watchers also look by themselves, so a signal may be lost.
         if stored and request.source != snapshot_pb2.METRICS_SOURCE_BACKFILL:
             with suppress(StoreUnavailable):
@@ -229,6 +240,12 @@ def _snapshot(message: snapshot_pb2.MetricsSnapshot, key: Key, campaign: Campaig
         else None,
         outcome=Outcome(outcome.conversions_micros, outcome.revenue_micros) if message.HasField("outcome") else None,
     )
+
+
+def _changed(client_id: UUID, rows: list[Snapshot]) -> tuple[set[tuple[UUID, date]], set[tuple[UUID, int]]]:
+    """Days, and instants of other days, that snapshots are about."""
+    dates = {(client_id, datetime.fromtimestamp(row.key.start, UTC).date()) for row in rows if row.key.grain == "day"}
+    return dates, {(client_id, row.key.start) for row in rows if row.key.grain == "hour"}
 
 
 def _tomorrow(zone: str) -> date:

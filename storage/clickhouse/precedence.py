@@ -5,6 +5,9 @@ Groups are the delivery (impressions, clicks, cost) and the outcome (conversions
 the first in the order below that has any row for the day and the group, of a day or of an hour. Has it both, its day
 prevails where the day is asked for as a whole, its hours otherwise.
 
+Own events always say what was delivered, but of a day without a single conversion or revenue they say nothing of the
+outcome: most trackers see impressions and clicks only, and their silence must not stand for a platform's conversions.
+
 A row of a day belongs to its date whatever time zone is asked for, and is never cut: it counts in the bucket that
 covers the whole date in the zone asked for. Buckets of hours, and those that a period cuts inside a day, cannot show
 it; its source has the day all the same, so that they never show what another source says of it.
@@ -41,6 +44,8 @@ _EPOCH = date(1970, 1, 1)
 _LAST_PLACE = 60
 _NO_RANK = 255
 _NUMBER = "toUInt16(toDate(hour))"
+# Whether a row says anything of the outcome.
+_STATES_OUTCOME = "(has_outcome AND (source != 'events' OR conversions > 0 OR revenue > 0))"
 
 
 class Cover(NamedTuple):
@@ -106,7 +111,8 @@ class Resolved:
     """A relation of the figures that count, for a FROM clause.
 
     Its columns are client_id, project_id, campaign_id, platform, currency, at, impressions, clicks, conversions, cost,
-    revenue, event_count, version, own and counts. `at` is an instant in Unix seconds: the hour, or for the row of a
+    revenue, event_count, version, own, delivery_source, outcome_source and counts. The sources are empty for a group
+    of figures that is not the row's. `at` is an instant in Unix seconds: the hour, or for the row of a
     day the start of the bucket that covers it. Several rows may share a campaign and an hour, one with the delivery of
     one source and one with the outcome of another: add them up. Rows with `counts` false carry nothing but zeros and
     their `version` and `own`, for `STATE`; leave them out otherwise.
@@ -142,7 +148,8 @@ class Resolved:
         """Own events of the campaigns that have nothing else."""
         unmarked = f"AND campaign_id NOT IN {self._marked}" if self.mixed else ""
         return f"""SELECT client_id, project_id, campaign_id, platform, currency, toUnixTimestamp(hour) AS at,
-          impressions, clicks, conversions, cost, revenue, event_count, version, true AS own, true AS counts
+          impressions, clicks, conversions, cost, revenue, event_count, version, true AS own,
+          'events' AS delivery_source, if(conversions > 0 OR revenue > 0, 'events', '') AS outcome_source, true AS counts
         FROM campaign_metrics_hourly FINAL
         WHERE {self.condition} AND source = 'events' AND grain = 'hour' AND {hours(self.start, self.end)} {unmarked}"""
 
@@ -154,24 +161,26 @@ class Resolved:
         return f"""SELECT client_id, project_id, campaign_id, platform, currency, at,
           if(delivers, shown, 0) AS impressions, if(delivers, clicked, 0) AS clicks,
           if(results, converted, 0) AS conversions, if(delivers, spent, 0) AS cost, if(results, earned, 0) AS revenue,
-          if(own AND counts, events, 0) AS event_count, state AS version, own, delivers OR results AS counts
+          if(own AND counts, events, 0) AS event_count, state AS version, own,
+          if(delivers, name, '') AS delivery_source, if(results, name, '') AS outcome_source,
+          delivers OR results AS counts
         FROM (
-          SELECT client_id, project_id, campaign_id, platform, currency, at, own, state,
+          SELECT client_id, project_id, campaign_id, platform, currency, at, own, state, name,
             shown, clicked, converted, spent, earned, events,
             has_delivery AND delivery_rank = best_delivery AND delivery_rank % 4 != 2 AS delivers,
-            has_outcome AND outcome_rank = best_outcome AND outcome_rank % 4 != 2 AS results
+            states_outcome AND outcome_rank = best_outcome AND outcome_rank % 4 != 2 AS results
           FROM (
             SELECT client_id, project_id, campaign_id, platform, currency, {self._day()} AS day, {self._at()} AS at,
-              source = 'events' AS own, state_version AS state, impressions AS shown, clicks AS clicked,
-              conversions AS converted, cost AS spent, revenue AS earned, event_count AS events,
-              has_delivery, has_outcome, {delivery} AS delivery_rank, {outcome} AS outcome_rank
+              source = 'events' AS own, toString(source) AS name, state_version AS state, impressions AS shown,
+              clicks AS clicked, conversions AS converted, cost AS spent, revenue AS earned, event_count AS events,
+              has_delivery, {_STATES_OUTCOME} AS states_outcome, {delivery} AS delivery_rank, {outcome} AS outcome_rank
             FROM campaign_metrics_hourly FINAL
             WHERE {chosen} AND (grain = 'hour' AND {hours(self.start, self.end)} OR grain = 'day' AND {wide})
           ) AS rows
           INNER JOIN (
             SELECT campaign_id, {self._day()} AS day,
               min(if(has_delivery, {delivery}, {_NO_RANK})) AS best_delivery,
-              min(if(has_outcome, {outcome}, {_NO_RANK})) AS best_outcome
+              min(if({_STATES_OUTCOME}, {outcome}, {_NO_RANK})) AS best_outcome
             FROM campaign_metrics_hourly FINAL
             WHERE {chosen} AND {wide}
             GROUP BY campaign_id, day

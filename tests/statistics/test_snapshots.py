@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
@@ -13,161 +12,37 @@ import pytest
 from mrm.common.v1 import time_pb2
 from mrm.statistics.v1 import snapshot_pb2
 from mrm.statistics.v1 import statistics_service_pb2 as pb
-from server.rpc.call import Call, Principal
 from server.rpc.errors import InvalidRequest, NotFound
-from server.rpc.validation import validate
-from server.settings import MetricsSettings, WatchSettings
-from server.statistics.aggregator import Leader
+from server.settings import WatchSettings
 from server.statistics.feeds import Choice, Feed, Span
 from server.statistics.hub import WatchHub
-from server.statistics.relay import CampaignDirectory
-from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
-from server.statistics.watermark import Progress
-from storage.clickhouse import campaigns_dim
 from storage.clickhouse.target import MIGRATIONS, ClickHouseTarget
 from storage.migrations import load
-from storage.postgres.campaigns import Campaign
-from storage.redis.signals import Signals
 from storage.scope import EVERYTHING, Scope
-from tests.statistics.conftest import Queries, Stores, until
-
-HOUR, DAY, WEEK, MONTH, TOTAL = (
-    time_pb2.GRANULARITY_HOUR,
-    time_pb2.GRANULARITY_DAY,
-    time_pb2.GRANULARITY_WEEK,
-    time_pb2.GRANULARITY_MONTH,
-    time_pb2.GRANULARITY_TOTAL,
-)
-PLATFORM, ANALYTICS, IMPORT, BACKFILL = (
-    snapshot_pb2.METRICS_SOURCE_PLATFORM,
-    snapshot_pb2.METRICS_SOURCE_ANALYTICS,
-    snapshot_pb2.METRICS_SOURCE_IMPORT,
-    snapshot_pb2.METRICS_SOURCE_BACKFILL,
-)
-D, H = "2025-11-20", datetime(2025, 11, 20, 10, tzinfo=UTC)
-Figures = tuple[int, int, str, int, int]
-
-
-def call(scope: Scope = EVERYTHING) -> Call:
-    return Call("/x", "test", Principal("service", uuid4(), frozenset(), scope))
-
-
-def snap(
-    campaign: Campaign | UUID, at: str | datetime, delivery: tuple[int, int, int] | None = None,
-    outcome: tuple[int, int] | None = None,
-) -> snapshot_pb2.MetricsSnapshot:  # fmt: skip
-    """A snapshot of a day (a text) or an hour; amounts in units."""
-    name = campaign if isinstance(campaign, UUID) else campaign.id
-    made = snapshot_pb2.MetricsSnapshot(campaign_id=str(name))
-    if isinstance(at, str):
-        made.date = at
-    else:
-        made.hour.FromDatetime(at)
-    if delivery is not None:
-        impressions, clicks, cost = delivery
-        made.delivery.CopyFrom(
-            snapshot_pb2.MetricsSnapshot.Delivery(impressions=impressions, clicks=clicks, cost_micros=cost * 10**6)
-        )
-    if outcome is not None:
-        conversions, revenue = outcome
-        made.outcome.CopyFrom(
-            snapshot_pb2.MetricsSnapshot.Outcome(conversions_micros=conversions * 10**6, revenue_micros=revenue * 10**6)
-        )
-    return made
-
-
-@dataclass
-class Desk:
-    """What the tests act through."""
-
-    stores: Stores
-    append: SnapshotRpcs
-    query: Queries
-    leader: Leader
-    signals: Signals
-
-    async def tenant(self, count: int = 1, zone: str = "UTC") -> tuple[UUID, list[Campaign]]:
-        """A client whose zone ClickHouse knows, too."""
-        client_id, campaigns = await self.stores.tenant(count, zone)
-        dimensions = [
-            campaigns_dim.Dimension(each.id, client_id, each.project_id, each.platform, each.currency, zone)
-            for each in campaigns
-        ]
-        await campaigns_dim.write(self.stores.clickhouse, dimensions, 2)
-        await campaigns_dim.reload(self.stores.clickhouse)
-        return client_id, campaigns
-
-    async def put(
-        self, client_id: UUID, source: int, version: int, *snapshots: snapshot_pb2.MetricsSnapshot, **fields: object
-    ) -> tuple[int, int]:
-        """Appends snapshots: how many were stored and how many were stale."""
-        request = pb.AppendMetricsRequest(
-            client_id=str(client_id), source=source, version=version, snapshots=snapshots, **fields  # type: ignore[arg-type]
-        )  # fmt: skip
-        validate(request)
-        reply = await self.append.AppendMetrics(request, call())
-        return reply.stored_count, reply.stale_count
-
-    async def events(self, campaign: Campaign, at: datetime, count: int, conversions: int = 0) -> None:
-        """Impressions that cost 1 each, and conversions worth 10 each, with their figures."""
-        await self.stores.events(campaign, at, count=count, cost="1")
-        if conversions:
-            await self.stores.events(campaign, at, count=conversions, kind="conversion", conversions="1", revenue="10")
-        await self.work()
-
-    async def work(self) -> None:
-        """Has events become figures."""
-        for reader in (self.leader._live, self.leader._late):
-            while await self.leader.tick(reader, 2):
-                pass
-        await self.leader.commit()
-
-    async def rows(
-        self, client_id: UUID, granularity: int, first: str, last: str = "", *, zone: str = "", **fields: object
-    ) -> dict[str, Figures]:
-        """Figures by first day of the bucket (or hour), where anything was measured."""
-        request = pb.QueryStatisticsRequest(
-            dates=time_pb2.DateRange(start_date=first, end_date=last or first),
-            granularity=granularity,  # type: ignore[arg-type]
-            filter=pb.StatisticsFilter(client_ids=[str(client_id)]),
-            time_zone=zone,
-            **fields,  # type: ignore[arg-type]
-        )
-        reply = await self.query.ask(request, call())
-        return {
-            row.start_date or row.start_time.ToDatetime().strftime("%dT%H"): (
-                row.metrics.impressions, row.metrics.clicks, row.metrics.conversions,
-                row.metrics.cost_micros // 10**6, row.metrics.revenue_micros // 10**6,
-            )
-            for row in reply.rows
-            if row.data_present
-        }  # fmt: skip
-
-    async def day(self, client_id: UUID, first: str = D) -> Figures | None:
-        """Figures of one day."""
-        return (await self.rows(client_id, DAY, first)).get(first)
-
-    async def daily_view(self, client_id: UUID) -> list[tuple[object, ...]]:
-        """What the daily view says."""
-        return await self.stores.clickhouse.fetch(
-            f"""SELECT toString(date), delivery_source, outcome_source, impressions, clicks, toFloat64(conversions),
-              toFloat64(cost), toFloat64(revenue)
-            FROM campaign_daily_stats WHERE client_id = '{client_id}' ORDER BY campaign_id, date"""
-        )
+from tests.statistics.conftest import Stores, until
+from tests.statistics.desk import (
+    ANALYTICS,
+    BACKFILL,
+    DAY,
+    HOUR,
+    IMPORT,
+    MONTH,
+    PLATFORM,
+    TOTAL,
+    WEEK,
+    D,
+    Desk,
+    H,
+    call,
+    opened,
+    snap,
+)  # fmt: skip
 
 
 @pytest.fixture
 async def desk(stores: Stores) -> AsyncIterator[Desk]:
-    signals = Signals(stores.redis_dsn)
-    directory = CampaignDirectory(stores.database, stores.clickhouse)
-    yield Desk(
-        stores,
-        SnapshotRpcs(SnapshotWriter(stores.database, stores.clickhouse, directory, signals)),
-        Queries(stores.database, stores.clickhouse),
-        Leader(stores.database, stores.clickhouse, signals, MetricsSettings(), 1, Progress()),
-        signals,
-    )
-    await signals.close()
+    async with opened(stores) as made:
+        yield made
 
 
 async def test_a_reading_is_restated_down_and_up_and_stale_ones_are_ignored(desk: Desk) -> None:
@@ -214,7 +89,7 @@ async def test_events_and_a_platform_never_add_up(desk: Desk) -> None:
     assert await desk.day(client_id) == (1000, 50, "2", 70, 20)
     assert await desk.daily_view(client_id) == [
         (D, "platform", "events", 1000, 50, 2.0, 70.0, 20.0),
-        ("2025-11-21", "events", "events", 3, 0, 0.0, 3.0, 0.0),
+        ("2025-11-21", "events", "", 3, 0, 0.0, 3.0, 0.0),
     ]
 
 
@@ -267,8 +142,13 @@ async def test_platform_outcome_counts_where_nothing_better_does(desk: Desk) -> 
     assert await desk.day(client_id) == (4, 4, "4", 4, 4)
     await desk.put(client_id, PLATFORM, 1, snap(campaign, H, (1, 1, 1), (1, 1)))
     assert await desk.day(client_id) == (1, 1, "1", 1, 1)
+    # A tracker that sees impressions only does not say that nothing came of them.
+    await desk.events(campaign, H + timedelta(hours=2), 5)
+    assert await desk.day(client_id) == (1, 1, "1", 1, 1)
+    assert await desk.daily_view(client_id) == [(D, "platform", "platform", 1, 1, 1.0, 1.0, 1.0)]
     await desk.events(campaign, H + timedelta(hours=3), 2, 2)
     assert await desk.day(client_id) == (1, 1, "2", 1, 20)
+    assert (await desk.daily_view(client_id))[0][1:3] == ("platform", "events")
 
 
 async def test_days_are_not_cut_into_hours(desk: Desk) -> None:
@@ -509,7 +389,7 @@ async def test_figures_that_were_there_before_stay_right(desk: Desk) -> None:
     )
     assert rows == [(True, True, 77)]
     await desk.put(client_id, BACKFILL, 1, snap(campaign, D, (1000, 1, 1), (1, 1)))
-    assert await desk.day(client_id) == (7, 0, "0", 0, 0)
+    assert await desk.day(client_id) == (7, 0, "1", 0, 1)
 
 
 async def test_the_migration_may_run_again(desk: Desk) -> None:

@@ -31,7 +31,9 @@ class _MetricsSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metrics
     METRICS_SOURCE_ANALYTICS: _MetricsSource.ValueType  # 2
     """Web analytics such as Yandex Metrika. First for outcome; does not measure delivery."""
     METRICS_SOURCE_EVENTS: _MetricsSource.ValueType  # 3
-    """Own events (AppendEvents). Second for both; cannot be written by AppendMetrics."""
+    """Own events (AppendEvents). Second for both, for outcome only on days on which they have a conversion or revenue;
+    cannot be written by AppendMetrics.
+    """
     METRICS_SOURCE_IMPORT: _MetricsSource.ValueType  # 4
     """Imported files. Third for delivery, fourth for outcome."""
     METRICS_SOURCE_BACKFILL: _MetricsSource.ValueType  # 5
@@ -49,7 +51,9 @@ METRICS_SOURCE_PLATFORM: MetricsSource.ValueType  # 1
 METRICS_SOURCE_ANALYTICS: MetricsSource.ValueType  # 2
 """Web analytics such as Yandex Metrika. First for outcome; does not measure delivery."""
 METRICS_SOURCE_EVENTS: MetricsSource.ValueType  # 3
-"""Own events (AppendEvents). Second for both; cannot be written by AppendMetrics."""
+"""Own events (AppendEvents). Second for both, for outcome only on days on which they have a conversion or revenue;
+cannot be written by AppendMetrics.
+"""
 METRICS_SOURCE_IMPORT: MetricsSource.ValueType  # 4
 """Imported files. Third for delivery, fourth for outcome."""
 METRICS_SOURCE_BACKFILL: MetricsSource.ValueType  # 5
