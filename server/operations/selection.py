@@ -21,6 +21,7 @@ _RIGHTS = {
     "project_member": "PROJECTS_READ",
     "media_plan": "MEDIA_PLANS_READ",
     "campaign": "CAMPAIGNS_READ",
+    "rollup": "STATISTICS_READ",
     "alert": "ALERTS_READ",
     "email": "ALERTS_READ",
     "email_suppression": "USERS_READ",

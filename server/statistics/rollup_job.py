@@ -12,25 +12,31 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
+from mrm.operations.v1.alert_pb2 import AlertDetails, RollupAlertDetails
+from server.alerts.convert import stored_details
+from server.alerts.raising import clear_alerts, raise_alert
 from server.jobs.handling import JobContext, Stores
 from server.rpc import logs
 from server.settings import RollupSettings
 from server.statistics import days
 from server.statistics.aggregator import CHANNEL
 from server.statistics.days import ONE
+from server.statistics.figures import MICROS, quotient
 from server.statistics.marking import QUEUE, TYPE, enqueue
 from storage.clickhouse import daily
 from storage.clickhouse.daily import CampaignDay, Measured
 from storage.clickhouse.metrics import NO_FIGURES, Figures
 from storage.errors import StoreUnavailable
 from storage.postgres import audit, rollups
-from storage.postgres.audit import Cause
+from storage.postgres.alerts import Sighting
+from storage.postgres.audit import Cause, Record
 from storage.postgres.database import Transaction
 from storage.postgres.jobs import Job
 from storage.postgres.rollups import Found, NewDay, RollupState, StoredDay
 
 __all__ = ["QUEUE", "TYPE", "Rollup", "RollupDaily", "handle"]
 
+_ALERT_KEY: Final = "rollup_drift"
 # Whoever changes measurements marks their day a moment later.
 _MARK_SECONDS: Final = 1.0
 
@@ -114,6 +120,7 @@ class Rollup:
         self._state = state
         self._client_id = state.client_id
         self._job_id = job_id
+        self._cause = Cause("job", str(job_id), "daily rollup")
         self._progress = progress
         self._zone = ZoneInfo(state.time_zone)
         self._settings: RollupSettings = stores.settings.rollup
@@ -159,6 +166,8 @@ class Rollup:
         async with database.transaction("rollup_spent") as tx:
             if adrift := await rollups.spend_internal(tx, self._client_id):
                 self._log.warning("budget_spent_drift", client_id=str(self._client_id), projects=len(adrift))
+            if not self._tally.drifted:
+                await clear_alerts(tx, self._client_id, ["rollup_drift"], cause=self._cause)
 
     async def _marked(self) -> None:
         """Days that sources have stated anew after they had ended."""
@@ -195,7 +204,7 @@ class Rollup:
             await rollups.note_checks_internal(tx, client_id, found)
             await rollups.unmark_internal(tx, client_id, marks)
             if restated or adrift:
-                await self._record(tx, span, restated, sorted({key.day for key in adrift}))
+                await self._record(tx, span, restated, found)
         self._tally.days += len(span)
         self._tally.written += written
         self._tally.restated += restated
@@ -284,22 +293,32 @@ class Rollup:
             found.append(Found(*place, state, count, held.get(place, NO_FIGURES), expected))
         return found
 
-    async def _record(self, tx: Transaction, span: Sequence[date], restated: int, adrift: Sequence[date]) -> None:
-        """Puts it on record that figures have changed, and that they were not what they should have been."""
-        diff: dict[str, Any] = {
-            "first_date": [None, span[0].isoformat()],
-            "last_date": [None, span[-1].isoformat()],
-        }
+    async def _record(self, tx: Transaction, span: Sequence[date], restated: int, found: Sequence[Found]) -> None:
+        """Puts it on record that figures have changed, and tells that they were not what they should have been."""
+        diff: dict[str, Any] = {"first_date": [None, span[0].isoformat()], "last_date": [None, span[-1].isoformat()]}
         if restated:
             await self._append(tx, "restate", diff | {"restated_campaign_days": [None, restated]})
+        adrift = [each for each in found if each.state != "matched"]
         if adrift:
-            named = [day.isoformat() for day in adrift]
+            named = sorted({each.day.isoformat() for each in adrift})
             self._log.warning("rollup_drift", client_id=str(self._client_id), days=named)
             await self._append(tx, "find_drift", diff | {"drifted_dates": [None, named]})
+            await raise_alert(
+                tx,
+                Sighting(
+                    self._client_id,
+                    "rollup_drift",
+                    "critical" if any(each.state == "drifted" for each in adrift) else "warning",
+                    _ALERT_KEY,
+                    f"daily figures of {len(named)} days were not what was measured, the first one on {named[0]}",
+                    stored_details(AlertDetails(rollup=_details(adrift[0]))),
+                ),
+                cause=self._cause,
+                settings=self._stores.settings.alerts,
+            )
 
     async def _append(self, tx: Transaction, action: str, diff: Mapping[str, Any]) -> None:
-        await audit.append(
-            tx,
+        record = Record(
             actor_kind="system",
             actor_id=None,
             action=action,
@@ -307,8 +326,22 @@ class Rollup:
             resource_id=self._client_id,
             client_id=self._client_id,
             diff=diff,
-            cause=Cause("job", str(self._job_id), "daily rollup"),
+            cause=self._cause,
         )
+        await audit.append(tx, record)
+
+
+def _details(found: Found) -> RollupAlertDetails:
+    """The first figure of a day that differs; where only campaigns do, that is told by equal ones."""
+    pairs = list(zip(Figures._fields, found.measured, found.stored, strict=True))
+    name, expected, stored = next((each for each in pairs if each[1] != each[2]), pairs[0])
+    scale = MICROS if name.endswith("_micros") else 1
+    return RollupAlertDetails(
+        date=found.day.isoformat(),
+        figure=name.removesuffix("_micros"),
+        expected=quotient(expected, scale) or "",
+        found=quotient(stored, scale) or "",
+    )
 
 
 def _sums(rows: Any, oldest: date) -> dict[tuple[date, str], Figures]:

@@ -149,7 +149,8 @@ class Resolved:
         unmarked = f"AND campaign_id NOT IN {self._marked}" if self.mixed else ""
         return f"""SELECT client_id, project_id, campaign_id, platform, currency, toUnixTimestamp(hour) AS at,
           impressions, clicks, conversions, cost, revenue, event_count, version, true AS own,
-          'events' AS delivery_source, if(conversions > 0 OR revenue > 0, 'events', '') AS outcome_source, true AS counts
+          'events' AS delivery_source, if(conversions > 0 OR revenue > 0, 'events', '') AS outcome_source,
+          true AS counts
         FROM campaign_metrics_hourly FINAL
         WHERE {self.condition} AND source = 'events' AND grain = 'hour' AND {hours(self.start, self.end)} {unmarked}"""
 
