@@ -4,6 +4,7 @@ import typer
 
 from server.cli import (
     admin,
+    backfill,
     changes,
     demo,
     export,
@@ -42,7 +43,8 @@ app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(changes.changes)
 app.command()(export.export)
-app.command("import")(files.import_)
+app.add_typer(files.commands, name="import")
+app.command()(backfill.backfill)
 app.command()(demo.demo)
 app.command()(health.health)
 

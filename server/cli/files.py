@@ -1,4 +1,4 @@
-"""`mrm import`: a Parquet or Arrow file through object storage into a client's statistics."""
+"""`mrm import [file]`: a Parquet or Arrow file through object storage into a client's statistics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from uuid import UUID
 
 import grpc
 import typer
+import typer.core
 from rich.markup import escape
 
 from mrm.statistics.v1 import snapshot_pb2
 from mrm.statistics.v1 import statistics_file_service_pb2 as pb
 from mrm.statistics.v1.statistics_file_service_pb2_grpc import StatisticsFileServiceStub
 from mrm_client import CallError
-from server.cli import remote
+from server.cli import campaigns_file, remote
 from server.cli.console import CommandFailed, Meter, progress, run, say
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
@@ -43,6 +44,25 @@ class Source(StrEnum):
     BACKFILL = "backfill"
 
 
+class _FileByDefault(typer.core.TyperGroup):
+    """`mrm import FILE` is `mrm import file FILE`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name, or the one for files of statistics."""
+        known = bool(args) and args[0] in self.list_commands(ctx)
+        return super().resolve_command(ctx, args if known else ["file", *args])
+
+
+commands = typer.Typer(
+    cls=_FileByDefault,
+    help="Import files: of statistics, through object storage (`mrm import FILE`), or of campaigns.",
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True},
+)
+commands.command()(campaigns_file.campaigns)
+
+
+@commands.command("file")
 def import_(
     file: Annotated[str, typer.Argument(help="FILE.parquet or FILE.arrow here, or the key of one in object storage.")],
     client: Annotated[UUID, typer.Option(help="Client the campaigns belong to.")],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +21,7 @@ from server.cli.console import CommandFailed
 _PARQUET_ROWS = 5000
 _HASH_BYTES = 2**20
 _LONGEST_FIELD = 2**20
+_LONGEST_LINE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +32,29 @@ class Row:
         line: Number of its first line, from 1; in Parquet, of the row.
         values: Column values; absent ones are left out.
         fault: Why it could not be read, if it could not.
+        columns: Names of all columns, also of those that are absent here, where the file has a header.
     """
 
     line: int
     values: Mapping[str, Any]
     fault: str = ""
+    columns: Sequence[str] = ()
 
 
-Reader = Callable[[BinaryIO], Iterator[Row]]
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How text is written.
+
+    Attributes:
+        delimiter: What stands between the values of a line of CSV.
+        encoding: Its encoding.
+    """
+
+    delimiter: str = ","
+    encoding: str = "utf-8-sig"
+
+
+Reader = Callable[[BinaryIO, Dialect], Iterator[Row]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +68,24 @@ class RowFile:
     path: Path
     sha256: str
     _reader: Reader
+    _dialect: Dialect = Dialect()
 
     @classmethod
-    def open(cls, path: Path) -> RowFile:
+    def open(cls, path: Path, dialect: Dialect | None = None) -> RowFile:
         """Recognises the format by the file's ending.
 
+        Args:
+            path: The file.
+            dialect: How its text is written; commas and UTF-8 if not given.
+
         Raises:
-            CommandFailed: It has none of the known endings.
+            CommandFailed: It has none of the known endings, or there is no such encoding.
         """
+        dialect = dialect or Dialect()
+        try:
+            codecs.lookup(dialect.encoding)
+        except LookupError:
+            raise CommandFailed(f"there is no encoding {dialect.encoding}") from None
         name = path.name.lower().removesuffix(".gz")
         reader = next((reader for ending, reader in _READERS.items() if name.endswith(ending)), None)
         if reader is None:
@@ -66,9 +94,9 @@ class RowFile:
         with path.open("rb") as file:
             while block := file.read(_HASH_BYTES):
                 digest.update(block)
-        return cls(path, digest.hexdigest(), reader)
+        return cls(path, digest.hexdigest(), reader, dialect)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Generator[Row, None, None]:
         """Every row from the beginning.
 
         Raises:
@@ -76,9 +104,23 @@ class RowFile:
         """
         try:
             with self.path.open("rb") as raw, closing(_plain(self.path, raw)) as file:
-                yield from self._reader(file)
-        except (EOFError, gzip.BadGzipFile) as error:
+                yield from self._reader(file, self._dialect)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise CommandFailed(f"{self.path}: damaged: {error}") from None
+        except UnicodeError:
+            raise CommandFailed(f"{self.path}: is not written in {self._dialect.encoding}") from None
+
+    def columns(self) -> Sequence[str]:
+        """Names of the columns; none where each row names its own.
+
+        Raises:
+            CommandFailed: The file is damaged, or has no row.
+        """
+        with closing(self.rows()) as rows:
+            first = next(rows, None)
+        if first is None:
+            raise CommandFailed(f"{self.path}: has no rows")
+        return first.columns
 
 
 def _plain(path: Path, raw: BinaryIO) -> Any:
@@ -86,27 +128,25 @@ def _plain(path: Path, raw: BinaryIO) -> Any:
 
 
 @contextmanager
-def _text(file: BinaryIO, newline: str) -> Iterator[io.TextIOWrapper]:
-    # Bytes that are no UTF-8 must spoil their row, not the file.
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+def _text(file: BinaryIO, dialect: Dialect, newline: str) -> Iterator[io.TextIOWrapper]:
+    # Bytes that are none of the encoding's must spoil their row, not the file.
+    text = io.TextIOWrapper(file, encoding=dialect.encoding, errors="surrogateescape", newline=newline)
     try:
         yield text
     finally:
         text.detach()
 
 
-def read_csv(file: BinaryIO) -> Iterator[Row]:
-    """Rows of a comma-separated file with a header; empty values count as absent."""
+def read_csv(file: BinaryIO, dialect: Dialect) -> Iterator[Row]:
+    """Rows of a file of separated values with a header; empty values count as absent."""
     csv.field_size_limit(_LONGEST_FIELD)
-    with _text(file, newline="") as text:
-        yield from _records(text)
+    with _text(file, dialect, newline="") as text:
+        yield from _records(text, dialect)
 
 
-def _records(text: io.TextIOWrapper) -> Iterator[Row]:
-    reader = csv.reader(text, strict=True)
-    header = [name.strip() for name in next(reader, [])]
-    if not header or len(set(header)) != len(header):
-        raise CommandFailed("the first line must name the columns, each once")
+def _records(text: io.TextIOWrapper, dialect: Dialect) -> Iterator[Row]:
+    reader = csv.reader(text, strict=True, delimiter=dialect.delimiter)
+    header = _header(reader, dialect)
     while True:
         line = reader.line_num + 1
         try:
@@ -114,21 +154,41 @@ def _records(text: io.TextIOWrapper) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Row(line, {}, f"is no CSV: {error}")
+            yield Row(line, {}, f"is no CSV: {error}", header)
             continue
         if not fields:
             continue
         if len(fields) != len(header):
-            yield Row(line, {}, f"has {len(fields)} values for {len(header)} columns")
+            yield Row(line, {}, f"has {len(fields)} values for {len(header)} columns", header)
             continue
-        yield Row(line, {name: value for name, value in zip(header, fields, strict=True) if value != ""})
+        yield Row(line, {name: value for name, value in zip(header, fields, strict=True) if value != ""}, "", header)
 
 
-def read_ndjson(file: BinaryIO) -> Iterator[Row]:
+def _header(reader: Iterator[list[str]], dialect: Dialect) -> list[str]:
+    try:
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise CommandFailed(f"the first line is no CSV: {error}") from None
+    if not all(name.isprintable() for name in header):
+        raise CommandFailed(f"the first line is no text in {dialect.encoding}: --encoding names another one")
+    if len(header) == 1 and ";" in header[0]:
+        raise CommandFailed("the first line names one column only: --delimiter ';' if that is what separates them")
+    if not header or len(set(header)) != len(header):
+        raise CommandFailed("the first line must name the columns, each once")
+    return header
+
+
+def read_ndjson(file: BinaryIO, dialect: Dialect) -> Iterator[Row]:
     """Rows of a file with one JSON object a line; numbers are read exactly."""
-    with _text(file, newline="\n") as text:
-        for line, record in enumerate(text, start=1):
-            if record.strip():
+    with _text(file, dialect, newline="\n") as text:
+        line = 0
+        while record := text.readline(_LONGEST_LINE):
+            line += 1
+            if len(record) == _LONGEST_LINE and not record.endswith("\n"):
+                while (rest := text.readline(_LONGEST_LINE)) and not rest.endswith("\n"):
+                    pass
+                yield Row(line, {}, "is longer than a row can be")
+            elif record.strip():
                 yield _object(line, record)
 
 
@@ -142,7 +202,7 @@ def _object(line: int, record: str) -> Row:
     return Row(line, {}, "is no JSON object")
 
 
-def read_parquet(file: BinaryIO) -> Iterator[Row]:
+def read_parquet(file: BinaryIO, dialect: Dialect) -> Iterator[Row]:
     """Rows of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -161,7 +221,7 @@ def read_parquet(file: BinaryIO) -> Iterator[Row]:
                 table = table.set_column(index, column.name, cut)
         for values in table.to_pylist():
             line += 1
-            yield Row(line, {name: value for name, value in values.items() if value is not None})
+            yield Row(line, {name: value for name, value in values.items() if value is not None}, "", list(values))
 
 
 _READERS: dict[str, Reader] = {
