@@ -26,6 +26,7 @@ NAMES = (
     "export_arrow",
     "watch",
     "fanout",
+    "jobs_throughput",
     "growth",
     "steps",
 )

@@ -35,6 +35,7 @@ LONG = (
 )
 ACCOUNTS = (("mutation",), {"mutation.idempotent"})
 PLANNING = (("plan_update",), {"plan.update"})
+EXECUTION = (("jobs_throughput",), {"jobs.throughput"})
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -65,6 +66,7 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
         ),
         pytest.param(*ACCOUNTS, marks=pytest.mark.bar_c, id="accounts"),
         pytest.param(*PLANNING, marks=pytest.mark.bar_d, id="planning"),
+        pytest.param(*EXECUTION, marks=pytest.mark.bar_e, id="execution"),
     ],
 )
 async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, ...], figures: set[str]) -> None:

@@ -113,14 +113,16 @@ class Delivery:
     """A job that is due, for its queue.
 
     Attributes:
-        fence: Tries there were so far, so that a queue can tell a repeated delivery from one of the next try.
+        number: Tells this delivery of the job from others.
+        before: Number of the delivery that led to nothing and is repeated by this one; None for a first one.
     """
 
     id: UUID
     queue: str
     type: str
-    fence: int
     priority: int
+    number: int
+    before: int | None
 
 
 _FIELDS = (
@@ -215,12 +217,13 @@ found AS (
     WHERE j.queue = open.name AND j.delivered_at < clock_timestamp() - $1::interval AND {_MAY_BEGIN}
     ORDER BY j.delivered_at LIMIT $2) stale),
 taken AS (
-  SELECT id FROM jobs
+  SELECT id, delivered_at AS before FROM jobs
   WHERE id IN (SELECT id FROM found LIMIT $2) AND status = 'pending'
     AND (delivered_at IS NULL OR delivered_at < clock_timestamp() - $1::interval)
   FOR UPDATE SKIP LOCKED)
 UPDATE jobs j SET delivered_at = clock_timestamp() FROM taken WHERE j.id = taken.id
-RETURNING j.id, j.queue, j.type, j.fence, j.priority"""
+RETURNING j.id, j.queue, j.type, j.priority, (extract(epoch FROM j.delivered_at) * 1000000)::bigint,
+  (extract(epoch FROM taken.before) * 1000000)::bigint"""
 
 # Makes waiting jobs, chosen by `wanted`, running ones.
 _BEGIN = f"""

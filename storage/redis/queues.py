@@ -39,25 +39,30 @@ class JobQueues:
         self._queues: dict[str, Any] = {}
 
     async def add(self, deliveries: Iterable[Delivery]) -> None:
-        """Adds jobs; one that waits on its queue for the same try is not added again.
+        """Adds jobs. What is left of the delivery that one repeats is removed, unless a worker has it.
+
+        Each delivery has an entry of its own name: BullMQ adds none whose name is known, and half of an entry, which a
+        lost Redis may leave, is enough to be known.
 
         Raises:
             StoreUnavailable: Some of them may be missing.
         """
         by_queue: dict[str, list[dict[str, Any]]] = {}
-        for each in deliveries:
-            # PostgreSQL decides on tries, and an entry without a claim behind it is worth nothing.
-            options = {
-                "jobId": f"{each.id}-{each.fence}",
-                "attempts": 1,
-                "removeOnComplete": True,
-                "removeOnFail": True,
-                "priority": _LEAST - each.priority,
-            }
-            entry = {"name": each.type, "data": {"job_id": str(each.id)}, "opts": options}
-            by_queue.setdefault(each.queue, []).append(entry)
         try:
             async with asyncio.timeout(_ADD_SECONDS):
+                for each in deliveries:
+                    if each.before is not None:
+                        await self._queue(each.queue).remove(f"{each.id}-{each.before}", {"removeChildren": False})
+                    # PostgreSQL decides on tries, and an entry without a claim behind it is worth nothing.
+                    options = {
+                        "jobId": f"{each.id}-{each.number}",
+                        "attempts": 1,
+                        "removeOnComplete": True,
+                        "removeOnFail": True,
+                        "priority": _LEAST - each.priority,
+                    }
+                    entry = {"name": each.type, "data": {"job_id": str(each.id)}, "opts": options}
+                    by_queue.setdefault(each.queue, []).append(entry)
                 for name, entries in by_queue.items():
                     await self._queue(name).addBulk(entries)
         except (RedisError, OSError, TimeoutError) as error:
