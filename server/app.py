@@ -39,6 +39,7 @@ from server.accounts.permission_service import PermissionService
 from server.accounts.service_account_service import ServiceAccountService
 from server.accounts.session_service import SessionService
 from server.accounts.user_service import UserService
+from server.campaigns.cache import CampaignCache
 from server.campaigns.campaign_service import CampaignService
 from server.campaigns.import_service import CampaignImportService
 from server.campaigns.links import LinkRpcs
@@ -88,6 +89,7 @@ from storage.clickhouse.target import set_durability
 from storage.migrations import MigrationStatus
 from storage.postgres import token_keys
 from storage.postgres.database import Database
+from storage.redis.campaign_cache import CampaignListStore
 from storage.redis.limits import RateLimiter
 from storage.redis.multiplex import MultiplexedRedis
 from storage.redis.sessions import SCRIPTS, SessionStore
@@ -191,6 +193,9 @@ class Application:
         redis = await self._opened(
             MultiplexedRedis.open(settings.redis.durable_dsn.get_secret_value(), scripts=SCRIPTS)
         )
+        volatile = redis
+        if settings.redis.volatile_dsn is not None:
+            volatile = await self._opened(MultiplexedRedis.open(settings.redis.volatile_dsn.get_secret_value()))
         clickhouse = ClickHouse(settings.clickhouse.dsn.get_secret_value(), connections=settings.clickhouse.connections)
         self._stack.push_async_callback(clickhouse.close)
         await set_durability(clickhouse, settings.clickhouse.fsync_after_insert)
@@ -239,7 +244,11 @@ class Application:
             "BackfillService": [BackfillService(database, clickhouse, snapshots)],
             "BenchmarkService": [BenchmarkService(database, pager)],
             "CampaignImportService": [CampaignImportService(database, pager, feed.announce)],
-            "CampaignService": [CampaignService(database, pager), MutationRpcs(), LinkRpcs()],
+            "CampaignService": [
+                CampaignService(database, pager, CampaignCache(database, CampaignListStore(volatile))),
+                MutationRpcs(),
+                LinkRpcs(),
+            ],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],

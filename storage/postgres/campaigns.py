@@ -180,21 +180,23 @@ MOST_SPENT = Order(
     Decimal,
 )
 
-# Whether a project can be seen, and what tells one state of its campaigns from all others: with every change that
-# commits, a row gets a higher xmin, and the sum grows. The state of their accounts is a part of what is shown.
+# What tells one version of a campaign, and of its account `a`, from all others: every transaction that writes a row
+# gives it another xmin. Their order says nothing, since a transaction may write what a younger one wrote before it;
+# hence a hash.
+_VERSION = "hashtextextended(concat(c.id, ':', c.xmin, ':', a.xmin), 0)"
+
+# Whether a project can be seen, and what tells one state of its campaigns from all others.
 _STATE = f"""
-SELECT s.number, s.campaigns, s.accounts FROM projects p JOIN clients cl ON cl.id = p.client_id, LATERAL (
-  SELECT count(*) AS number, COALESCE(sum(r.campaign), 0)::bigint AS campaigns,
-    COALESCE(sum(r.account), 0)::bigint AS accounts
+SELECT s.number, s.digest FROM projects p JOIN clients cl ON cl.id = p.client_id, LATERAL (
+  SELECT count(*) AS number, COALESCE(bit_xor(r.version), 0) AS digest
   FROM (
-    SELECT c.xmin::text::bigint AS campaign, i.xmin::text::bigint AS account
-    FROM campaigns c LEFT JOIN client_integrations i ON i.id = c.integration_id
+    SELECT {_VERSION} AS version FROM campaigns c LEFT JOIN client_integrations a ON a.id = c.integration_id
     WHERE c.project_id = p.id LIMIT $5) r) s
 WHERE p.id = $4 AND {visibility.project("p.id")}"""
 
-# The campaigns of a project with what `_STATE` sums up, in one look.
+# The campaigns of a project with what `_STATE` puts together, in one look.
 _ALL_OF_PROJECT = f"""
-SELECT {_COLUMNS}, c.xmin::text::bigint, a.xmin::text::bigint
+SELECT {_COLUMNS}, {_VERSION}
 FROM campaigns c JOIN clients cl ON cl.id = c.client_id LEFT JOIN client_integrations a ON a.id = c.integration_id
 WHERE c.project_id = $4 AND {_VISIBLE} ORDER BY c.id LIMIT $5"""
 
@@ -475,18 +477,15 @@ async def list_page(
 class ProjectState:
     """What tells one state of a project's campaigns from all others, earlier and later ones.
 
-    Every change of a campaign or of its account gives the row a higher transaction id, which is what is summed up. So
-    whatever has committed before a state is read is a part of it, whoever wrote it and however.
+    Whatever has committed before a state is read is a part of it, whoever wrote it and however.
 
     Attributes:
         number: How many campaigns, up to the limit that was given.
-        campaigns: Sum over the campaigns.
-        accounts: Sum over their accounts.
+        digest: Of the versions of all campaigns and of their accounts.
     """
 
     number: int
-    campaigns: int
-    accounts: int
+    digest: int
 
 
 async def project_state(db: Executor, scope: Scope, project_id: UUID, limit: int) -> ProjectState | None:
@@ -500,8 +499,10 @@ async def all_of_project(
 ) -> tuple[ProjectState, list[Campaign]]:
     """Up to `limit` campaigns of a project, oldest first, and the state that they are in."""
     rows = await db.fetch(_ALL_OF_PROJECT, *scope.args, project_id, limit)
-    state = ProjectState(len(rows), sum(row[-2] for row in rows), sum(row[-1] or 0 for row in rows))
-    return state, [Campaign(*row[:-2]) for row in rows]
+    digest = 0
+    for row in rows:
+        digest ^= row[-1]
+    return ProjectState(len(rows), digest), [Campaign(*row[:-1]) for row in rows]
 
 
 async def update(
