@@ -21,6 +21,7 @@ NAMES = (
     "unary",
     "mutation",
     "plan_update",
+    "mutate_1000",
     "vs_fastapi_unary",
     "query_daily",
     "export_arrow",

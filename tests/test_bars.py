@@ -36,6 +36,7 @@ LONG = (
 ACCOUNTS = (("mutation",), {"mutation.idempotent"})
 PLANNING = (("plan_update",), {"plan.update"})
 EXECUTION = (("jobs_throughput",), {"jobs.throughput"})
+CAMPAIGNS = (("mutate_1000",), {"campaigns.mutate_1000"})
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -67,6 +68,7 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
         pytest.param(*ACCOUNTS, marks=pytest.mark.bar_c, id="accounts"),
         pytest.param(*PLANNING, marks=pytest.mark.bar_d, id="planning"),
         pytest.param(*EXECUTION, marks=pytest.mark.bar_e, id="execution"),
+        pytest.param(*CAMPAIGNS, marks=pytest.mark.bar_e, id="campaigns"),
     ],
 )
 async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, ...], figures: set[str]) -> None:
