@@ -29,7 +29,12 @@ from mrm.accounts.v1 import (
 from mrm.campaigns.v1 import campaign_import_service_pb2, campaign_service_pb2
 from mrm.operations.v1 import alert_service_pb2, change_service_pb2, email_service_pb2, job_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
-from mrm.statistics.v1 import backfill_service_pb2, statistics_file_service_pb2, statistics_service_pb2
+from mrm.statistics.v1 import (
+    backfill_service_pb2,
+    rollup_service_pb2,
+    statistics_file_service_pb2,
+    statistics_service_pb2,
+)
 from mrm_client import is_local
 from server.accounts.api_key_service import ApiKeyService
 from server.accounts.client_service import ClientService
@@ -80,6 +85,7 @@ from server.statistics.ingest import Ingestor, RawFloor, SaltBook
 from server.statistics.quarantine import QuarantineRpcs
 from server.statistics.query import QueryRpcs
 from server.statistics.relay import CampaignDirectory, CampaignRelay
+from server.statistics.rollup_service import RollupService
 from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
@@ -107,6 +113,7 @@ SERVICES = (
     service_account_service_pb2.DESCRIPTOR.services_by_name["ServiceAccountService"],
     change_service_pb2.DESCRIPTOR.services_by_name["ChangeService"],
     statistics_file_service_pb2.DESCRIPTOR.services_by_name["StatisticsFileService"],
+    rollup_service_pb2.DESCRIPTOR.services_by_name["RollupService"],
     permission_service_pb2.DESCRIPTOR.services_by_name["PermissionService"],
     project_team_service_pb2.DESCRIPTOR.services_by_name["ProjectTeamService"],
     integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
@@ -262,6 +269,7 @@ class Application:
             "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
+            "RollupService": [RollupService(database, codec)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
             "SessionService": [SessionService(database, sessions, fences, limiter, passwords, pager, settings.auth)],
             "StatisticsFileService": [

@@ -56,6 +56,7 @@ from mrm.planning.v1 import (
 from mrm.statistics.v1 import (
     backfill_service_pb2_grpc,
     event_pb2,
+    rollup_service_pb2_grpc,
     statistics_file_service_pb2_grpc,
     statistics_service_pb2_grpc,
 )
@@ -115,6 +116,7 @@ class Caller:
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
     files: statistics_file_service_pb2_grpc.StatisticsFileServiceAsyncStub = field(init=False)
+    rollups: rollup_service_pb2_grpc.RollupServiceAsyncStub = field(init=False)
     alerts: alert_service_pb2_grpc.AlertServiceAsyncStub = field(init=False)
     imports: campaign_import_service_pb2_grpc.CampaignImportServiceAsyncStub = field(init=False)
     backfills: backfill_service_pb2_grpc.BackfillServiceAsyncStub = field(init=False)
@@ -138,6 +140,7 @@ class Caller:
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)
         self.files = statistics_file_service_pb2_grpc.StatisticsFileServiceStub(channel)
+        self.rollups = rollup_service_pb2_grpc.RollupServiceStub(channel)
         self.alerts = alert_service_pb2_grpc.AlertServiceStub(channel)
         self.imports = campaign_import_service_pb2_grpc.CampaignImportServiceStub(channel)
         self.backfills = backfill_service_pb2_grpc.BackfillServiceStub(channel)

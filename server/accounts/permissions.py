@@ -46,7 +46,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "CAMPAIGNS_IMPORT",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
-    "analyst": _READ | {"USERS_READ"},
+    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP"},
     "account_manager": _READ
     | {
         "USERS_READ",

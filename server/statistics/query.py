@@ -11,17 +11,18 @@ from mrm.common.v1 import time_pb2
 from mrm.statistics.v1 import metrics_pb2, statistics_service_pb2
 from server.rpc import values
 from server.rpc.call import Call
+from server.rpc.errors import NotFound
 from server.settings import QuerySettings
 from server.statistics import breakdowns, ranking, reply, rules
 from server.statistics.breakdowns import Breakdown
 from server.statistics.buckets import HOUR, Bucket, cut, earlier
 from server.statistics.ranking import Measured, Series
-from server.statistics.reach import Fallback, ReachResolver, require
+from server.statistics.reach import Fallback, ReachResolver
 from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import event_types, metrics, precedence, series
 from storage.clickhouse.connect import ClickHouse, ClickHouseError
 from storage.clickhouse.metrics import Figures, Selection
-from storage.postgres import metrics_state, reach
+from storage.postgres import metrics_state, reach, rollups
 from storage.postgres.database import Database
 from storage.postgres.reach import PlanPlace
 from storage.scope import Scope
@@ -104,7 +105,9 @@ class QueryRpcs:
     ) -> statistics_service_pb2.GetFreshnessResponse:
         """Tells how current a client's figures are."""
         client_id = values.required_id(request.client_id, "client_id")
-        require("client", [client_id], await reach.clients(self._database, call.scope, [client_id]))
+        rolled = await rollups.state(self._database, call.scope, client_id)
+        if rolled is None:
+            raise NotFound.resource("client", str(client_id))
         watermark = await self._watermark.instant()
         floor = await metrics_state.get_raw_floor(self._database)
         fresh = await metrics.freshness(self._clickhouse, client_id, watermark or datetime.fromtimestamp(0, UTC))
@@ -114,6 +117,8 @@ class QueryRpcs:
             dirty_slice_count=fresh.dirty_slices,
             quarantined_count=fresh.quarantined,
             raw_floor_time=values.timestamp(floor),
+            rolled_up_through_date=rolled.rolled_through.isoformat() if rolled.rolled_through else "",
+            rollup_time=values.timestamp(rolled.rolled_at),
         )
 
     async def _readable(self, question: _Question) -> int:

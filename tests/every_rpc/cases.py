@@ -364,6 +364,11 @@ CASES: Final[dict[str, Case]] = {
     ),
     "StatisticsService/WatchMetrics": Case(_of_client),
     "StatisticsService/GetFreshness": Case(_of_client),
+    "RollupService/RunRollup": Case(
+        lambda t: {"client_id": t.client_id, "dates": {"start_date": _day(-9), "end_date": _day(-2)}}
+    ),
+    "RollupService/ListRestatements": Case(_of_client, EMPTY, pages=False),
+    "RollupService/ListRollupChecks": Case(_of_client, EMPTY, pages=False),
     "StatisticsFileService/WriteStatisticsFile": Case(
         lambda t: {
             "client_id": t.client_id,

@@ -83,6 +83,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """See and steer all jobs and queues, also those that work for no client."""
     PERMISSION_JOBS_WORK: _Permission.ValueType  # 28
     """Take jobs and report what came of them. Held by API keys only, never by a person's role."""
+    PERMISSION_STATISTICS_ROLLUP: _Permission.ValueType  # 29
+    """Have daily figures rolled up again."""
     PERMISSION_ALERTS_READ: _Permission.ValueType  # 32
     """See alerts, and when clients are told about budgets."""
     PERMISSION_ALERTS_WRITE: _Permission.ValueType  # 33
@@ -151,6 +153,8 @@ PERMISSION_JOBS_OPERATE: Permission.ValueType  # 27
 """See and steer all jobs and queues, also those that work for no client."""
 PERMISSION_JOBS_WORK: Permission.ValueType  # 28
 """Take jobs and report what came of them. Held by API keys only, never by a person's role."""
+PERMISSION_STATISTICS_ROLLUP: Permission.ValueType  # 29
+"""Have daily figures rolled up again."""
 PERMISSION_ALERTS_READ: Permission.ValueType  # 32
 """See alerts, and when clients are told about budgets."""
 PERMISSION_ALERTS_WRITE: Permission.ValueType  # 33

@@ -1108,10 +1108,16 @@ class GetFreshnessResponse(_message.Message):
     DIRTY_SLICE_COUNT_FIELD_NUMBER: _builtins.int
     QUARANTINED_COUNT_FIELD_NUMBER: _builtins.int
     RAW_FLOOR_TIME_FIELD_NUMBER: _builtins.int
+    ROLLED_UP_THROUGH_DATE_FIELD_NUMBER: _builtins.int
+    ROLLUP_TIME_FIELD_NUMBER: _builtins.int
     dirty_slice_count: _builtins.int
     """Time slices of the client that are waiting to be rebuilt."""
     quarantined_count: _builtins.int
     """Events put aside because their time was out of bounds, in the last 90 days."""
+    rolled_up_through_date: _builtins.str
+    """Last day of the client, ISO 8601, up to which all days are in the daily figures; they may still be restated. Empty
+    before the first rollup.
+    """
     @_builtins.property
     def watermark_time(self) -> _timestamp_pb2.Timestamp:
         """Everything acknowledged before this instant is in the figures."""
@@ -1124,6 +1130,10 @@ class GetFreshnessResponse(_message.Message):
     def raw_floor_time(self) -> _timestamp_pb2.Timestamp:
         """Events older than this are refused, because the raw rows of that time may be gone."""
 
+    @_builtins.property
+    def rollup_time(self) -> _timestamp_pb2.Timestamp:
+        """When the client's days were rolled up last; absent before the first rollup."""
+
     def __init__(
         self,
         *,
@@ -1132,10 +1142,12 @@ class GetFreshnessResponse(_message.Message):
         dirty_slice_count: _builtins.int = ...,
         quarantined_count: _builtins.int = ...,
         raw_floor_time: _timestamp_pb2.Timestamp | None = ...,
+        rolled_up_through_date: _builtins.str = ...,
+        rollup_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_event_time", b"last_event_time", "raw_floor_time", b"raw_floor_time", "watermark_time", b"watermark_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_event_time", b"last_event_time", "raw_floor_time", b"raw_floor_time", "rollup_time", b"rollup_time", "watermark_time", b"watermark_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dirty_slice_count", b"dirty_slice_count", "last_event_time", b"last_event_time", "quarantined_count", b"quarantined_count", "raw_floor_time", b"raw_floor_time", "watermark_time", b"watermark_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dirty_slice_count", b"dirty_slice_count", "last_event_time", b"last_event_time", "quarantined_count", b"quarantined_count", "raw_floor_time", b"raw_floor_time", "rolled_up_through_date", b"rolled_up_through_date", "rollup_time", b"rollup_time", "watermark_time", b"watermark_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
