@@ -248,7 +248,7 @@ async def test_two_workers_forget_expired_replies_by_the_clock_once(world: World
 
     async with working(world, workers[0]), working(world, workers[1]):
         await until(all_done)
-    assert len(await world.database.fetch(made, begun)) == len(SCHEDULES)
+    assert len(await world.database.fetch(made, begun)) == sum(each.queue == "maintenance" for each in SCHEDULES)
     kept = await world.database.fetchval("SELECT count(*) FROM idempotency_keys WHERE principal_id = $1", principal)
     assert kept == 0
 
