@@ -369,9 +369,9 @@ async def _outcome(
             wanted.append(found)
         else:
             outcome.refuse(row.line, found)
-    platforms, external_ids = {row.platform for row in wanted}, {row.external_id for row in wanted}
-    meant = [account.id for account in accounts if account.platform in platforms]
-    held = await campaign_imports.held_internal(tx, project.client_id, sorted(platforms), sorted(external_ids), meant)
+    keys = {(row.platform, row.external_id) for row in wanted}
+    meant = [account.id for account in accounts if account.platform in {platform for platform, _ in keys}]
+    held = await campaign_imports.held_internal(tx, project.client_id, keys, meant)
     import_rows.decide(wanted, held, target, update, outcome)
     outcome.faults.sort(key=lambda fault: fault.line)
     return outcome

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -176,15 +176,18 @@ FROM clients cl JOIN client_integrations i ON i.client_id = ANY (cl.path) WHERE 
 _HELD = """c.id, c.client_id, c.project_id, c.integration_id, c.platform, c.external_id, c.name, c.status, c.currency,
   c.budget_daily, c.budget_total, c.configuration, c.plan_channel_id"""
 
-# Campaigns with some external ids, of a client outside of any account or in some accounts; kept from changing.
+# Campaigns with some external ids, of a client outside of any account or in some accounts; kept from changing. Key by
+# key: while a file grows the table, its statistics tell of far fewer rows, and a plan for those reads all of a client.
 _HELD_OF = f"""
 SELECT {_HELD} FROM campaigns c WHERE c.id IN (
-  SELECT o.id FROM campaigns o
-  WHERE o.client_id = $1 AND o.integration_id IS NULL AND o.external_id IS NOT NULL
-    AND o.platform = ANY ($2::text[]) AND o.external_id = ANY ($3::text[])
+  SELECT o.id FROM unnest($2::text[], $3::text[]) AS k (platform, external_id) CROSS JOIN LATERAL (
+    SELECT n.id FROM campaigns n
+    WHERE n.client_id = $1 AND n.integration_id IS NULL AND n.external_id IS NOT NULL
+      AND n.platform = k.platform AND n.external_id = k.external_id LIMIT 1) o
   UNION ALL
-  SELECT a.id FROM campaigns a
-  WHERE a.integration_id IS NOT NULL AND a.integration_id = ANY ($4::uuid[]) AND a.external_id = ANY ($3::text[]))
+  SELECT o.id FROM unnest($3::text[]) AS k (external_id) CROSS JOIN unnest($4::uuid[]) AS a (id) CROSS JOIN LATERAL (
+    SELECT n.id FROM campaigns n
+    WHERE n.integration_id IS NOT NULL AND n.integration_id = a.id AND n.external_id = k.external_id LIMIT 1) o)
 ORDER BY c.id FOR UPDATE"""
 
 # Adds campaigns of one project, bound to the plan of what was imported.
@@ -300,17 +303,14 @@ async def accounts_internal(db: Executor, client_id: UUID) -> list[Account]:
 
 
 async def held_internal(
-    db: Executor,
-    client_id: UUID,
-    platforms: Sequence[str],
-    external_ids: Sequence[str],
-    integration_ids: Sequence[UUID],
+    db: Executor, client_id: UUID, keys: Collection[tuple[str, str]], integration_ids: Sequence[UUID]
 ) -> list[Held]:
-    """Campaigns with some external ids, of the client outside of any account, or of anybody in some accounts.
+    """Campaigns with some platforms and external ids, of the client outside of any account, or of anybody in accounts.
 
     They stay as they are until the transaction ends. For the import's own work, which shows none of another client.
     """
-    rows = await db.fetch(_HELD_OF, client_id, list(platforms), list(external_ids), list(integration_ids))
+    platforms, external_ids = [platform for platform, _ in keys], [external_id for _, external_id in keys]
+    rows = await db.fetch(_HELD_OF, client_id, platforms, external_ids, list(integration_ids))
     return [Held(*row) for row in rows]
 
 
