@@ -65,3 +65,6 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "MEDIA_PLAN_DECISION_KIND_ACTIVATE" in output
     assert "is archived: nothing of it can be changed" in output
     assert "must be a valid UUID" in output
+    assert "neither the client nor an agency above it has this account" in output
+    assert "1 created, 0 updated, 1 skipped, 0 failed" in output
+    assert re.search(r"cost +12.5625 +12.5625 +agree", output), output
