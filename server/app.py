@@ -26,7 +26,7 @@ from mrm.accounts.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
-from mrm.campaigns.v1 import campaign_import_service_pb2, campaign_service_pb2
+from mrm.campaigns.v1 import budget_service_pb2, campaign_import_service_pb2, campaign_service_pb2
 from mrm.operations.v1 import alert_service_pb2, change_service_pb2, email_service_pb2, job_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import (
@@ -56,6 +56,7 @@ from server.operations.feed import ChangeFeed
 from server.operations.job_service import JobRpcs
 from server.operations.job_watch import JobFeed, JobWatchRpcs
 from server.operations.job_work import JobWorkRpcs
+from server.pacing.budget_service import BudgetService
 from server.planning.benchmark_service import BenchmarkService
 from server.planning.lifecycle import LifecycleRpcs
 from server.planning.media_plan_service import MediaPlanService
@@ -123,6 +124,7 @@ SERVICES = (
     backfill_service_pb2.DESCRIPTOR.services_by_name["BackfillService"],
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     email_service_pb2.DESCRIPTOR.services_by_name["EmailService"],
+    budget_service_pb2.DESCRIPTOR.services_by_name["BudgetService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -256,6 +258,7 @@ class Application:
                 MutationRpcs(),
                 LinkRpcs(),
             ],
+            "BudgetService": [BudgetService(database, clickhouse, settings.alerts)],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
@@ -375,7 +378,7 @@ async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus
 def _needs(service: str) -> frozenset[str]:
     entities = frozenset({"postgresql", "redis"})
     match service:
-        case "StatisticsService" | "BackfillService":
+        case "StatisticsService" | "BackfillService" | "BudgetService":
             return entities | {"clickhouse"}
         case "StatisticsFileService":
             return entities | {"clickhouse", "objects"}

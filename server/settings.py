@@ -299,6 +299,15 @@ class AlertsSettings(BaseModel):
         gt=timedelta(0),
         description="An alert that is still open is told again after this long; one resolved by hand rests as long",
     )
+    threshold_percents: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (50, 80, 100), description="Percents of a budget that are told when they are spent, as JSON"
+    )
+    pacing_low_percent: int = Field(
+        70, ge=0, le=1000, description="Spending below this percent of the plan stays behind"
+    )
+    pacing_high_percent: int = Field(
+        130, ge=1, le=100_000, description="Spending above this percent of the plan runs ahead"
+    )
 
 
 class LoggingSettings(BaseModel):

@@ -31,6 +31,7 @@ from mrm.accounts.v1 import (
     user_service_pb2_grpc,
 )
 from mrm.campaigns.v1 import (
+    budget_service_pb2_grpc,
     campaign_import_service_pb2_grpc,
     campaign_pb2,
     campaign_service_pb2,
@@ -122,6 +123,7 @@ class Caller:
     backfills: backfill_service_pb2_grpc.BackfillServiceAsyncStub = field(init=False)
     jobs: job_service_pb2_grpc.JobServiceAsyncStub = field(init=False)
     emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
+    budgets: budget_service_pb2_grpc.BudgetServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -146,6 +148,7 @@ class Caller:
         self.backfills = backfill_service_pb2_grpc.BackfillServiceStub(channel)
         self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
         self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
+        self.budgets = budget_service_pb2_grpc.BudgetServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

@@ -17,6 +17,8 @@ from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, L
 from server.jobs.retention import ApplyRetention
 from server.jobs.together import Together
 from server.mail import send_job
+from server.pacing import check_job
+from server.pacing.check_job import CheckBudgets
 from server.rpc import logs
 from server.statistics import rollup_job
 from server.statistics.rollup_job import RollupDaily
@@ -32,6 +34,7 @@ _TOGETHER = 100
 HANDLERS: Mapping[str, Handler] = {
     retention.TYPE: retention.handle,
     rollup_job.TYPE: rollup_job.handle,
+    check_job.TYPE: check_job.handle,
     send_job.TYPE: send_job.handle,
 }
 """What this code can do, by the type of job."""
@@ -71,6 +74,7 @@ SCHEDULES: Sequence[Schedule] = (
     Schedule(
         "ended_jobs", timedelta(hours=6), retention.TYPE, retention.QUEUE, ApplyRetention(table="jobs").model_dump()
     ),
+    Schedule("budgets", timedelta(hours=1), check_job.TYPE, check_job.QUEUE, CheckBudgets().model_dump(mode="json")),
     Schedule(
         "said_in_emails",
         timedelta(hours=6),

@@ -424,6 +424,17 @@ CASES: Final[dict[str, Case]] = {
     "AlertService/GetAlert": Case(_of_alert),
     "AlertService/AcknowledgeAlert": Case(_of_alert),
     "AlertService/ResolveAlert": Case(_of_alert),
+    "BudgetService/GetBudgetStatus": Case(
+        _of_project,
+        filters=(_of_plan, lambda t: {"campaign_id": t.campaign_id}),
+    ),
+    "BudgetService/GetBudgetAlertPolicy": Case(
+        lambda t: {"campaign_id": t.campaign_id},
+        filters=(_of_client,),
+    ),
+    "BudgetService/UpdateBudgetAlertPolicy": Case(
+        lambda t: {"policy": {"campaign_id": t.campaign_id, "muted": True}, "update_mask": "muted"}
+    ),
     # Addresses belong to people, not to a tenant.
     "EmailService/Unsubscribe": Case(lambda t: {"token": "not one of ours"}, OWN),
     "EmailService/CreateEmailSuppression": Case(lambda t: {"address": f"{uuid4().hex}@example.com"}, OWN),
