@@ -11,6 +11,7 @@ from server.cli import (
     files,
     health,
     ingest,
+    jobs,
     keys,
     migrate,
     plans,
@@ -39,6 +40,7 @@ app.add_typer(seed.commands, name="seed")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(sessions.commands, name="sessions")
 app.add_typer(plans.commands, name="plan")
+app.add_typer(jobs.commands, name="jobs")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(changes.changes)
