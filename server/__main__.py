@@ -15,6 +15,7 @@ from server.cli import (
     keys,
     migrate,
     plans,
+    sandbox,
     seed,
     serve,
     sessions,
@@ -48,6 +49,7 @@ app.command()(export.export)
 app.add_typer(files.commands, name="import")
 app.command()(backfill.backfill)
 app.command()(demo.demo)
+app.command()(sandbox.sandbox)
 app.command()(health.health)
 
 

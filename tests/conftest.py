@@ -65,12 +65,13 @@ from server.app import Application, migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.jobs.handling import Stores
 from server.rpc import logs
+from server.sandbox.sandbox import Sandbox
+from server.sandbox.serving import serving
 from server.sealing import new_entry
 from server.settings import Settings
 from server.stores import opened
 from storage.postgres import clients, users
 from storage.postgres.database import Database
-from tests.platforms import FakePlatforms
 from tests.s3 import S3Server
 
 PASSWORD = "correct horse battery staple"
@@ -166,7 +167,7 @@ class World:
     application: Application
     channel: grpc.aio.Channel
     database: Database
-    platforms: FakePlatforms
+    platforms: Sandbox
     admin: Caller
     _names: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -260,7 +261,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         connections = await engines.start()
         settings = settings_for(connections)
         settings.objects.url = (tmp_path_factory.mktemp("objects") / "files").as_uri()
-        platforms = await stack.enter_async_context(FakePlatforms.running())
+        platforms = await stack.enter_async_context(serving(Sandbox()))
         settings.platforms = platforms.settings()
         await migrate(settings)
         application = Application(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ _REPEATS = 1
 _REPEAT_SECONDS = 0.2
 _PASSING = frozenset({500, 502, 503, 504})
 _MOST_PAUSES = 10_000
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +226,7 @@ def whole(value: object) -> int | None:
         return None
     if isinstance(value, int):
         return value
-    if isinstance(value, str) and value.isascii() and len(value) <= 19:
-        try:
-            return int(value)
-        except ValueError:
-            return None
-    return None
+    return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else None
 
 
 def _unreachable(error: Exception, *, uncertain: bool) -> Unavailable:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from server.platforms.http import whole
 from server.platforms.interface import Amount, Malformed, from_micros
 
 _LARGEST = Decimal(10) ** 12
+_NUMBER = re.compile(r"-?[0-9]{1,19}(\.[0-9]{1,19})?")
 _SMALLEST_UNIT = Decimal("0.000001")
 
 
@@ -80,10 +82,9 @@ def decimal(value: object, name: str) -> Decimal:
     """
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         raise Malformed(f"{name} is no number")
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        raise Malformed(f"{name} is no number") from None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        raise Malformed(f"{name} is no number")
+    number = Decimal(value)
     if not number.is_finite() or abs(number) >= _LARGEST:
         raise Malformed(f"{name} is beyond measure")
     return number.quantize(_SMALLEST_UNIT)
@@ -96,7 +97,7 @@ def money_micros(value: object, name: str, currency: str, vat: bool | None) -> A
         Malformed: It is none.
     """
     number = whole(value)
-    if number is None:
+    if number is None or abs(number) >= _LARGEST.scaleb(6):
         raise Malformed(f"{name} is no amount")
     return Amount(from_micros(number), currency, vat)
 

@@ -90,6 +90,7 @@ _CHECKED_AT_ONCE = 3_000
 # Reading stops while so much of the points is left, so that campaigns can still be halted.
 _RESERVE = 20
 _MOST_ACCOUNTS = 10_000
+_MOST_QUEUED = 100
 
 
 class YandexDirect:
@@ -312,8 +313,8 @@ class YandexDirect:
         if answer.status in (201, 202):
             wait = seconds(answer.number("retryin") or 10)
             # A full queue takes no further report, but answers about those it holds.
+            self._queued[owner] = {*queued, name} if len(queued) < _MOST_QUEUED else {name}
             if (answer.number("reportsinqueue") or 0) >= _REPORT_QUEUE:
-                self._queued[owner] = {*queued, name} if len(queued) < 100 else {name}
                 self._queues.pause(owner, wait)
             raise NotReady("Yandex Direct is making the report", retry_after=wait, code=answer.status)
         queued.discard(name)

@@ -177,7 +177,7 @@ async def test_only_a_refusal_is_an_error_and_no_text_of_the_platform_comes_out(
             rotated = await rotate(admin, made.integration_id, platform, good, result.integration.etag)
             assert (rotated.status, rotated.last_error) == (CONNECTED, "")
             assert (await check(admin, made.integration_id)).outcome == ACCEPTED
-    assert not [path for _, path, _ in world.platforms.asked if path == "/elsewhere"]
+    assert not [each for each in world.platforms.asked if each.path == "/elsewhere"]
     failed = await world.database.fetchval(
         "SELECT count(*) FROM audit_log WHERE client_id = $1 AND action = 'test'", UUID(client.client_id)
     )

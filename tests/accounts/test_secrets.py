@@ -354,7 +354,7 @@ async def use_integrations(world: World, planter: Planter, client_id: str, token
         integration_id = reply.integration.integration_id
         test = integration_service_pb2.TestIntegrationRequest(integration_id=integration_id)
         assert (await planter.call(service["TestIntegration"], test, token))[0] == "OK"
-        assert any(secret in headers.get("Authorization", "") for _, _, headers in world.platforms.asked)
+        assert any(secret in each.headers.get("Authorization", "") for each in world.platforms.asked)
         end = integration_service_pb2.DisconnectIntegrationRequest(integration_id=integration_id)
         if answer == "500":
             assert (await planter.call(service["DisconnectIntegration"], end, token))[0] == "OK"
