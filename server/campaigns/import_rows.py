@@ -60,14 +60,12 @@ class Target:
         client_id: The project's client.
         project_id: The project.
         currency: The project's.
-        active: Whether the project is active.
         accounts: Accounts that campaigns of the client may run in.
     """
 
     client_id: UUID
     project_id: UUID
     currency: str
-    active: bool
     accounts: Sequence[Account]
 
 
@@ -109,8 +107,6 @@ def read(row: pb.CampaignImportRow, target: Target) -> Wanted | list[tuple[str, 
     if daily is not None and total is not None and daily > total:
         faults.append(("daily_budget_micros", "BUDGET_ORDER", "must not be above total_budget_micros"))
     status = CAMPAIGN_STATUSES.optional_word(row.status) or "archived"
-    if status == "active" and not target.active:
-        faults.append(("status", "PROJECT_NOT_ACTIVE", "the project is not active, so none of its campaigns is"))
     if row.configuration.ByteSize() > _LARGEST_CONFIGURATION:
         faults.append(("configuration", "TOO_LARGE", "is larger than 64 KiB"))
     configuration = MessageToDict(row.configuration)

@@ -361,7 +361,7 @@ async def _outcome(
     if not rows:
         return outcome
     accounts = await campaign_imports.accounts_internal(tx, project.client_id)
-    target = Target(project.client_id, project.id, project.budget_currency, project.status == "active", accounts)
+    target = Target(project.client_id, project.id, project.budget_currency, accounts)
     wanted: list[Wanted] = []
     async for row in _in_turns(rows):
         found = import_rows.read(row, target)

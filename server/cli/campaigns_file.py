@@ -37,6 +37,13 @@ FIELDS = (
     "external_id", "name", "platform", "account", "currency", "status", "daily_budget", "total_budget", "configuration",
 )  # fmt: skip
 REQUIRED = ("external_id", "platform")
+_PLATFORMS: dict[str, Any] = {
+    name.removeprefix("PLATFORM_").lower(): value for name, value in platform_pb2.Platform.items() if value
+}
+_STATUSES: dict[str, Any] = {
+    "paused": campaign_pb2.CAMPAIGN_STATUS_PAUSED,
+    "archived": campaign_pb2.CAMPAIGN_STATUS_ARCHIVED,
+}
 _CHUNK = 500
 _AHEAD = 2
 # What the server calls a field -> what it is here.
@@ -83,7 +90,7 @@ def campaigns(
     """Import campaigns that ran elsewhere before; safe to repeat, and goes on where it stopped.
 
     Columns: external_id, platform (yandex_direct, vk_ads, other); optional: name, account, currency, status (archived
-    unless said; paused, active), daily_budget and total_budget (at most six decimals), configuration (JSON). Several
+    unless it says paused), daily_budget and total_budget (at most six decimals), configuration (JSON). Several
     lines for one campaign are one campaign.
 
     The whole file is checked first, also by the server. Bad lines are listed with their numbers; more than --max-errors
@@ -137,10 +144,10 @@ class CampaignReader:
             line=row.line,
             external_id=_text(values, "external_id"),
             display_name=_text(values, "name"),
-            platform=_word(values, "platform", platform_pb2.Platform, "PLATFORM_"),
+            platform=_word(values, "platform", _PLATFORMS),
             account_id=_text(values, "account"),
             currency_code=_text(values, "currency").upper(),
-            status=_word(values, "status", campaign_pb2.CampaignStatus, "CAMPAIGN_STATUS_"),
+            status=_word(values, "status", _STATUSES),
         )
         for name in ("daily_budget", "total_budget"):
             if name in values:
@@ -292,14 +299,13 @@ def _text(values: dict[str, Any], name: str) -> str:
     return str(value)
 
 
-def _word(values: dict[str, Any], name: str, enum: Any, prefix: str) -> Any:
+def _word(values: dict[str, Any], name: str, known: dict[str, Any]) -> Any:
     if name not in values:
         return 0
-    word = f"{prefix}{str(values[name]).upper().removeprefix(prefix)}"
-    known = [value for value in enum.keys() if not value.endswith("UNSPECIFIED")]  # noqa: SIM118 - an enum
+    word = str(values[name]).lower()
     if word not in known:
-        raise BadField(name, f"is none of {', '.join(value.removeprefix(prefix).lower() for value in known)}")
-    return enum.Value(word)
+        raise BadField(name, f"is none of {', '.join(known)}")
+    return known[word]
 
 
 def _configuration(value: Any) -> Struct:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -110,7 +111,7 @@ async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World
         pytest.param({"platform": 77}, ("platform", "ENUM_DEFINED_ONLY"), id="unknown-platform"),
         pytest.param({"currency_code": "rub"}, ("currency_code", "STRING_PATTERN"), id="currency"),
         pytest.param({"status": 1}, ("status", "ENUM_IN"), id="draft"),
-        pytest.param({"status": 3}, ("status", "PROJECT_NOT_ACTIVE"), id="active"),
+        pytest.param({"status": 3}, ("status", "ENUM_IN"), id="active"),
         pytest.param({"account_id": "nobody's"}, ("account_id", "ACCOUNT_UNKNOWN"), id="account"),
         pytest.param({"total_budget_micros": -1}, ("total_budget_micros", "INT64_GTE_LT"), id="negative"),
         pytest.param({"total_budget_micros": 10**18}, ("total_budget_micros", "INT64_GTE_LT"), id="too-much"),
@@ -231,6 +232,28 @@ async def test_a_file_goes_on_where_it_stopped(world: World) -> None:
         pb.GetCampaignImportRequest(campaign_import_id=state.campaign_import_id), metadata=world.admin.auth
     )
     assert got.campaign_import == again
+
+
+async def test_a_call_that_breaks_off_loses_nothing(world: World) -> None:
+    project = await world.project((await world.client()).client_id)
+    rows = [row(line, f"{line}") for line in range(1, 401)]
+    file = fingerprint()
+    for taken in (0, 1, 3):
+
+        async def requests() -> AsyncIterator[pb.ImportCampaignsRequest]:
+            yield pb.ImportCampaignsRequest(
+                options=pb.CampaignImportOptions(project_id=project.project_id, fingerprint=file)
+            )
+            for start in range(0, 400, 50):
+                yield pb.ImportCampaignsRequest(rows=rows[start : start + 50])
+
+        call = world.admin.imports.ImportCampaigns(requests(), metadata=world.admin.auth)
+        for _ in range(taken):
+            await call.read()
+        call.cancel()
+    state, _ = await bring(world.admin, project.project_id, [rows], fingerprint=file)
+    assert (counts(state), state.acknowledged_line) == ((400, 0, 0, 0), 400)
+    assert len(await campaigns_of(world, project.project_id)) == 400
 
 
 async def test_two_files_at_once_make_each_campaign_once(world: World) -> None:

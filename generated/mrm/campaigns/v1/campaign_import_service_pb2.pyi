@@ -132,7 +132,9 @@ class CampaignImportRow(_message.Message):
     currency_code: _builtins.str
     """Currency of the budgets, ISO 4217; the project's if empty."""
     status: _campaign_pb2.CampaignStatus.ValueType
-    """Where the campaign stands: ACTIVE (in an active project), PAUSED or ARCHIVED, which is also what empty means."""
+    """Where the campaign stands: PAUSED or ARCHIVED, which is also what empty means. None comes in active: what spends goes
+    through CampaignService, with a plan that pays for it.
+    """
     daily_budget_micros: _builtins.int
     """Most to spend in a day, in millionths of the currency; absent if unlimited."""
     total_budget_micros: _builtins.int
