@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from server.cli.campaigns_file import FIELDS, REQUIRED, CampaignReader
 from server.cli.console import CommandFailed
 from server.cli.mapping import BadField, Columns
 from server.cli.rows import Row, RowFile
+from tests.campaigns.importing import bring
 
 from .conftest import ROOT, Mrm
 
@@ -182,8 +184,16 @@ async def test_a_file_of_campaigns_goes_on_and_says_what_is_wrong(world: World, 
     assert checked.code == 0, checked.err
     assert "2 created" in checked.out
     assert await campaigns_of(world, project.project_id) == {}
+    # As after a kill of the command behind the first line.
+    read = Columns.of(FIELDS, ["external_id=id", "total_budget=budget"], None).fingerprint()
+    fingerprint = hashlib.sha256(f"{RowFile.open(path).sha256}{read}".encode()).hexdigest()
+    first = CampaignReader(Columns.of(FIELDS, ["external_id=id", "total_budget=budget"], None)).row(
+        next(RowFile.open(path).rows())
+    )
+    await bring(pm, project.project_id, [[first]], fingerprint=fingerprint, last=False, on_duplicate=1)
     done = await mrm(*command, "--max-errors", 8, MRM_TOKEN=pm.token)
     assert done.code == 0, done.err
+    assert "went on after 1 rows" in done.out
     found = await campaigns_of(world, project.project_id)
     assert {name: c.currency_code for name, c in found.items()} == {"1": "RUB", "9": "USD"}
     assert (found["1"].display_name, found["1"].total_budget.micros) == ("Весна", 1_500_000)
