@@ -5,6 +5,7 @@ import typer
 from server.cli import (
     admin,
     backfill,
+    campaigns,
     changes,
     demo,
     export,
@@ -41,6 +42,7 @@ app.add_typer(seed.commands, name="seed")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(sessions.commands, name="sessions")
 app.add_typer(plans.commands, name="plan")
+app.add_typer(campaigns.commands, name="campaigns")
 app.add_typer(jobs.commands, name="jobs")
 app.command()(ingest.ingest)
 app.command()(watch.watch)

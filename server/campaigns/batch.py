@@ -16,6 +16,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from mrm.campaigns.v1 import campaign_pb2
 from server.campaigns import convert, lifecycle
 from server.campaigns.plan_binding import Place, PlanBook, Wanted, place_of
+from server.campaigns.turns import in_turns
 from server.rpc import rights
 from server.rpc.call import AuditEntry, Mutation
 from server.rpc.errors import Aborted, AlreadyExists, DomainError, FailedPrecondition, NotFound
@@ -144,7 +145,7 @@ async def run(
         For each step, in their order, the campaign as it is now (or would be), or why the step is not taken.
     """
     world = await _world(call, operations, single)
-    works = [_checked(operation, world) for operation in operations]
+    works = [_checked(operation, world) async for operation in in_turns(operations)]
     _check_budgets(works, world.book)
     if not single:
         await _check_external_ids(call, works)
@@ -392,7 +393,7 @@ async def _write(call: Mutation, works: Sequence[Work]) -> None:
                 raise NotFound.resource("campaign", str(row.id))
             revision, updated_at = marks[row.id]
             stored[row.id] = replace(row, revision=revision, updated_at=updated_at)
-    for work in works:
+    async for work in in_turns(works):
         if work.after is not None:
             row = work.after = stored[work.after.id]
             before, work.shown = work.shown, convert.campaign(row)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from mrm.campaigns.v1 import campaign_pb2 as pb
 from mrm.common.v1 import money_pb2
-from server.rpc.values import EnumWords
+from server.rpc.values import EnumWords, timestamp
 from storage.postgres.campaigns import Campaign
 
 STATES = EnumWords(pb.ObservedState, "OBSERVED_STATE_")
@@ -96,9 +94,7 @@ def observation(seen: dict[str, Any]) -> pb.CampaignObservation:
         display_name=seen.get("name", ""),
     )
     if "at" in seen:
-        stamp = Timestamp()
-        stamp.FromDatetime(datetime.fromisoformat(seen["at"]))
-        message.observe_time.CopyFrom(stamp)
+        message.observe_time.CopyFrom(timestamp(datetime.fromisoformat(seen["at"])))  # type: ignore[arg-type]
     for field in ("daily_budget", "total_budget"):
         if field in seen:
             getattr(message, field).CopyFrom(money_pb2.Money(**seen[field]))

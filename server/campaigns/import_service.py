@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 from uuid import UUID
 
 from mrm.campaigns.v1 import campaign_import_pb2, campaign_pb2
@@ -13,6 +13,7 @@ from mrm.planning.v1 import media_plan_pb2
 from server.campaigns import import_rows
 from server.campaigns.convert import CAMPAIGN_STATUSES, PLATFORMS
 from server.campaigns.import_rows import Outcome, Target, Wanted
+from server.campaigns.turns import in_turns
 from server.rpc.auditing import SYSTEM, Actor, append_to, audit_diff, recorder
 from server.rpc.call import AuditEntry, Call, StreamCall
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
@@ -30,12 +31,9 @@ PLAN_NAME: Final = "Imported"
 _STATES = EnumWords(campaign_import_pb2.CampaignImportState, "CAMPAIGN_IMPORT_STATE_")
 _DUPLICATES = EnumWords(campaign_import_pb2.DuplicateHandling, "DUPLICATE_HANDLING_")
 _MOST_ROWS: Final = 1000
-# Rows read before others on the loop have a turn.
-_AT_A_TIME: Final = 50
 # Requests worked on at a time: the pool must have connections left for everybody else.
 _AT_ONCE: Final = 2
 
-Item = TypeVar("Item")
 ImportCall = StreamCall[pb.ImportCampaignsRequest, pb.ImportCampaignsResponse]
 
 
@@ -290,7 +288,7 @@ class _Storing:
             lineage = str(row.plan_lineage_id)
             await record(
                 "create",
-                [(each.id, audit_diff(None, _shown(each, lineage))) async for each in _in_turns(outcome.created)],
+                [(each.id, audit_diff(None, _shown(each, lineage))) async for each in in_turns(outcome.created)],
             )
         if outcome.updated:
             await campaign_imports.update_internal(tx, [after for _, after in outcome.updated])
@@ -298,7 +296,7 @@ class _Storing:
                 "update",
                 [
                     (after.id, audit_diff(_shown(before), _shown(after)))
-                    async for before, after in _in_turns(outcome.updated)
+                    async for before, after in in_turns(outcome.updated)
                 ],
             )
 
@@ -363,7 +361,7 @@ async def _outcome(
     accounts = await campaign_imports.accounts_internal(tx, project.client_id)
     target = Target(project.client_id, project.id, project.budget_currency, accounts)
     wanted: list[Wanted] = []
-    async for row in _in_turns(rows):
+    async for row in in_turns(rows):
         found = import_rows.read(row, target)
         if isinstance(found, Wanted):
             wanted.append(found)
@@ -375,14 +373,6 @@ async def _outcome(
     import_rows.decide(wanted, held, target, update, outcome)
     outcome.faults.sort(key=lambda fault: fault.line)
     return outcome
-
-
-async def _in_turns(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """The items, giving way to others on the loop now and then."""
-    for index, item in enumerate(items, start=1):
-        yield item
-        if index % _AT_A_TIME == 0:
-            await asyncio.sleep(0)
 
 
 async def _add_plan(tx: Transaction, project: Project, import_id: UUID, call: Call) -> None:
