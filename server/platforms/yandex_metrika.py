@@ -6,6 +6,7 @@ attribution that is asked for; large reports may be extrapolated from a sample, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -44,7 +45,8 @@ _ATTRIBUTIONS = {
 # Twenty metrics in a request, two of each goal.
 _GOALS_AT_ONCE = 10
 _PAGE = 10_000
-_MOST_PAGES = 200
+_MOST_PAGES = 50
+_HOUR = re.compile(r"[0-9]{1,2}")
 
 
 class YandexMetrika:
@@ -70,7 +72,7 @@ class YandexMetrika:
         pushes=False,
         refreshes=True,
         max_days=31,
-        max_campaigns=10_000,
+        max_campaigns=100,
         history_days=0,
         page_size=0,
         action_size=0,
@@ -182,6 +184,10 @@ class YandexMetrika:
             "offset": str(offset),
             "lang": "en",
         }
+        if query.campaign_ids and all(each.isascii() and each.isdigit() for each in query.campaign_ids):
+            # Tags are whatever visitors bring: without a filter anybody could make the table endless.
+            values = ",".join(f"'{each}'" if query.tagged else each for each in query.campaign_ids)
+            parameters["filters"] = f"{campaign}=.({values})"
         found = await self._get(account, "/stat/v1/data", parameters, wait=self._report_seconds)
         if "data" not in found:
             raise Malformed("Yandex Metrika answers no data")
@@ -273,8 +279,9 @@ def _row(
         raise Malformed("Yandex Metrika answers a day that was not asked for")
     hour = None
     if query.hourly:
-        # "14:00"
-        hour = reading.count(reading.text(dimensions[2], "name")[:2], "hour")
+        # As "14:00", beside or instead of a plain number.
+        found = _HOUR.match(str(dimensions[2].get("id") or dimensions[2].get("name")))
+        hour = int(found[0]) if found else 24
         if hour > 23:
             raise Malformed("Yandex Metrika answers no hour of the day")
     numbers = [Decimal(0) if each is None else reading.decimal(each, "metric") for each in metrics]

@@ -20,6 +20,7 @@ _METRIC = re.compile(r"ym:s:goal(?P<goal>\d+)(?P<kind>reaches|converted[A-Z]{3}R
 # Other models find some conversions elsewhere: so many of a hundred that the last significant click has.
 _MODELS = {"first": 93, "last": 88, "lastsign": 100, "last_yandex_direct_click": 112, "automatic": 104}
 _MOST_METRICS = 20
+_MOST_VALUES = 100
 
 
 def counter(account: Account) -> dict[str, Any]:
@@ -62,6 +63,12 @@ def data(sandbox: Sandbox, account: Account, query: Mapping[str, str]) -> dict[s
     if any(each is None or int(each["goal"]) not in known for each in asked):
         raise Refusal("invalid_parameter", 400)
     direct = campaign["kind"] == "DirectClickOrder"
+    only = None
+    if "filters" in query:
+        named = re.fullmatch(r"(\S+?)=\.\((.+)\)", query["filters"])
+        if named is None or named[1] != dimensions[0] or named[2].count(",") >= _MOST_VALUES:
+            raise Refusal("invalid_parameter", 400)
+        only = set(named[2].replace("'", "").split(","))
     table: dict[tuple[str, str, int], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * len(metrics))
     names: dict[str, str] = {}
     for source in account.sources:
@@ -70,6 +77,8 @@ def data(sandbox: Sandbox, account: Account, query: Mapping[str, str]) -> dict[s
             if direct and not source.startswith("yandex_direct:"):
                 continue
             number = str(each.campaign_id)
+            if only is not None and number not in only:
+                continue
             names[number] = each.name
             for day in (first + timedelta(days=one) for one in range((last - first).days + 1)):
                 for hour, figures in enumerate(hourly(sandbox.state, each, day)):

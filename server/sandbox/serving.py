@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from server.sandbox import direct, metrika, vk
 from server.sandbox.sandbox import MISDEEDS, Asked, Refusal, Sandbox
-from server.sandbox.state import Account
+from server.sandbox.state import POINTS, Account
 
 _SLOW_SECONDS = 5.0
 _HUGE_BYTES = 2_000_000
@@ -134,8 +135,11 @@ class _Served:
             account = self._direct_account(request, token)
         except Refusal as refusal:
             return _direct_error(refusal.code, 200, token, headers)
+        hour = self._sandbox.state.now().replace(minute=0, second=0, microsecond=0)
+        hours = (hour - (account.points_at or hour)) // timedelta(hours=1)
+        account.points, account.points_at = min(POINTS, account.points + POINTS // 24 * hours), hour
         if account.points < _POINTS_OF_A_CALL:
-            return _direct_error("152", 200, token, {**headers, "Units": f"0/{account.points}/64000"})
+            return _direct_error("152", 200, token, {**headers, "Units": f"0/{account.points}/{POINTS}"})
         try:
             service = request.match_info["service"]
             result = direct.call(self._sandbox, account, service, method, params)
@@ -144,7 +148,7 @@ class _Served:
         spent = _POINTS_OF_A_CALL + len(result.get("Campaigns", ()))
         account.points -= spent
         self._sandbox.save()
-        return web.json_response({"result": result}, headers={**headers, "Units": f"{spent}/{account.points}/64000"})
+        return web.json_response({"result": result}, headers={**headers, "Units": f"{spent}/{account.points}/{POINTS}"})
 
     def _direct_account(self, request: web.Request, token: str) -> Account:
         try:

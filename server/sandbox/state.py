@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+POINTS = 64_000
+"""Points of a day."""
+
 Platform = Literal["yandex_direct", "vk_ads", "yandex_metrika"]
 
 
@@ -99,7 +102,8 @@ class Account(Model):
         campaigns: By number.
         goals: Of a counter.
         sources: Names of the accounts whose campaigns lead to a counter's site.
-        points: Left of Yandex Direct's points.
+        points: Left of Yandex Direct's points, which refill by the hour.
+        points_at: When they were last used.
         requests: Left of VK Ads' requests in this hour; None if there is no limit.
         funds: There is money to run on.
     """
@@ -110,7 +114,8 @@ class Account(Model):
     campaigns: dict[int, Campaign] = Field(default_factory=dict)
     goals: list[Goal] = Field(default_factory=list)
     sources: list[str] = Field(default_factory=list)
-    points: int = 64_000
+    points: int = POINTS
+    points_at: datetime | None = None
     requests: int | None = None
     funds: bool = True
 

@@ -212,6 +212,9 @@ async def test_counters_give_conversions_by_campaign_model_and_hour(sandbox: San
     assert _total(first) < _total(found)
     tagged = await metrika.outcomes(owner, replace(WEEK, tagged=True))
     assert {each.external_id for each in tagged.rows} == {*direct, *vk}
+    some = await metrika.outcomes(owner, replace(WEEK, tagged=True, campaign_ids=(direct[0], vk[1])))
+    assert some.rows == tuple(each for each in tagged.rows if each.external_id in (direct[0], vk[1]))
+    assert sandbox.asked[-1].query["filters"].endswith(f"UTMCampaign=.('{direct[0]}','{vk[1]}')")
     one = await metrika.outcomes(owner, replace(WEEK, goals=(goals[1],), campaign_ids=(direct[0],)))
     assert {each.external_id for each in one.rows} == {direct[0]} and one.goals == (goals[1],)
 
@@ -255,6 +258,8 @@ async def test_points_are_kept_for_halting_campaigns(sandbox: Sandbox, platforms
     with pytest.raises(Throttled) as caught:
         await direct.act(owner, Action.RESUME, ids)
     assert caught.value.code == 152
+    sandbox.advance(3_600)
+    assert await direct.act(owner, Action.RESUME, ids) == ()
 
 
 async def test_requests_of_vk_run_out(sandbox: Sandbox, platforms: Platforms) -> None:
