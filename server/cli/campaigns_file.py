@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -32,6 +31,7 @@ from server.cli.events import to_micros
 from server.cli.mapping import BadField, Columns, Faults
 from server.cli.rows import Row, RowFile
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.rpc.validation import violations
 
 FIELDS = (
     "external_id", "name", "platform", "account", "currency", "status", "daily_budget", "total_budget", "configuration",
@@ -44,7 +44,10 @@ _STATUSES: dict[str, Any] = {
     "paused": campaign_pb2.CAMPAIGN_STATUS_PAUSED,
     "archived": campaign_pb2.CAMPAIGN_STATUS_ARCHIVED,
 }
+_LARGEST_CONFIGURATION = 64 * 2**10
 _CHUNK = 500
+# With one row more a request stays far below the server's 4 MiB.
+_CHUNK_BYTES = 2**20
 _AHEAD = 2
 # What the server calls a field -> what it is here.
 _NAMES = {
@@ -157,6 +160,9 @@ class CampaignReader:
                     raise BadField(name, str(error)) from None
         if "configuration" in values:
             message.configuration.CopyFrom(_configuration(values["configuration"]))
+        # The server says the same, but it may not take a message of any size.
+        for found in violations(message)[:1]:
+            raise BadField(_NAMES.get(found.field, found.field), found.description)
         return message
 
 
@@ -222,9 +228,9 @@ class _Sender:
             if state.state == campaign_import_pb2.CAMPAIGN_IMPORT_STATE_COMPLETED:
                 return
             rows = self._rows(done, 0 if options.validate_only else state.acknowledged_line)
-            while chunk := list(islice(rows, _CHUNK)):
+            for request in _requests(rows):
                 await ahead.acquire()
-                yield pb.ImportCampaignsRequest(rows=chunk)
+                yield request
             yield pb.ImportCampaignsRequest(last=True)
 
         async for reply in self._stub.ImportCampaigns(requests()):
@@ -246,6 +252,19 @@ class _Sender:
                 continue
             done.rows += 1
             yield message
+
+
+def _requests(rows: Iterator[pb.CampaignImportRow]) -> Iterator[pb.ImportCampaignsRequest]:
+    """Rows in requests that the server takes."""
+    request, size = pb.ImportCampaignsRequest(), 0
+    for row in rows:
+        request.rows.append(row)
+        size += row.ByteSize()
+        if len(request.rows) == _CHUNK or size >= _CHUNK_BYTES:
+            yield request
+            request, size = pb.ImportCampaignsRequest(), 0
+    if request.rows:
+        yield request
 
 
 async def _check(sender: _Sender, options: pb.CampaignImportOptions, max_errors: int) -> _Checked:
@@ -312,6 +331,9 @@ def _configuration(value: Any) -> Struct:
     try:
         parsed = json.loads(value) if isinstance(value, str) else value
         # Exact numbers of the file become what JSON has.
-        return ParseDict(json.loads(json.dumps(parsed, default=float)), Struct())
+        found = ParseDict(json.loads(json.dumps(parsed, default=float)), Struct())
     except (ValueError, TypeError, AttributeError, ParseError, RecursionError):
         raise BadField("configuration", "is no JSON object") from None
+    if found.ByteSize() > _LARGEST_CONFIGURATION:
+        raise BadField("configuration", "is larger than 64 KiB")
+    return found

@@ -174,6 +174,8 @@ _PURGE_REST = (
     """UPDATE client_integrations SET status = 'disconnected', credentials = '{}', platform_account_id = id::text,
        cursors = '{}', last_error = '' WHERE client_id = $1""",
     "UPDATE projects SET name = 'purged', description = '' WHERE client_id = $1",
+    "UPDATE campaign_imports SET source_name = '' WHERE client_id = $1",
+    "UPDATE backfills SET source_name = '' WHERE client_id = $1",
     """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', settings = '{}', observed = '{}',
        rejection_reason = '' WHERE client_id = $1""",
     """UPDATE ai_feedback SET input_data = NULL, output_data = NULL, edited_output = NULL, feedback_text = ''

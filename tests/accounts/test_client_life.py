@@ -18,6 +18,7 @@ from mrm.planning.v1 import project_service_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.accounts.client_service import PURGE_TOPICS
 from storage.clickhouse.connect import ClickHouse
+from tests.campaigns import importing
 from tests.conftest import Caller, Failing, World, impression
 
 AGENCY = client_pb2.CLIENT_TYPE_AGENCY
@@ -176,6 +177,7 @@ async def test_a_purge_has_two_steps_and_leaves_nothing_to_see(world: World, fai
     child = await world.client(parent_client_id=agency.client_id, display_name="Secretive Ltd", industry="retail")
     project = await world.project(child.client_id)
     campaign = await world.campaign(project.project_id)
+    await importing.bring(world.admin, project.project_id, [[importing.row(1, "x")]], source_name="Secretive.csv")
     member = await world.user("account_manager", agency.client_id)
     admin = world.admin
     producer = await world.key([agency.client_id])
@@ -237,6 +239,10 @@ async def test_a_purge_has_two_steps_and_leaves_nothing_to_see(world: World, fai
         UUID(child.client_id),
     )
     assert set(names or ()) == {"purged"}
+    file = await world.database.fetchval(
+        "SELECT source_name FROM campaign_imports WHERE client_id = $1", UUID(child.client_id)
+    )
+    assert file == ""
     waiting = await world.database.fetchval(
         "SELECT count(*) FROM outbox WHERE topic = ANY ($1) AND key = $2", list(PURGE_TOPICS), child.client_id
     )

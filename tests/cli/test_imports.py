@@ -232,6 +232,18 @@ FILES: dict[str, tuple[str, bytes, tuple[str, ...], str]] = {
         (),
         "daily_budget",
     ),
+    "long-name": (
+        "f.jsonl",
+        b'{"external_id": 1, "platform": "other", "name": "%s"}' % (b"x" * 2**23),
+        (),
+        "1 name must",
+    ),
+    "large-configuration": (
+        "f.jsonl",
+        b'{"external_id": 1, "platform": "other", "configuration": {"a": "%s"}}' % (b"x" * 2**17),
+        (),
+        "1 configuration is larger",
+    ),
     "no-parquet": ("f.parquet", b"PAR1", (), "no Parquet"),
     "what-file": ("f.xls", b"", (), "expected a file ending in"),
 }
