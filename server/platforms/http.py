@@ -8,8 +8,8 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -213,6 +213,15 @@ class Gates:
         if len(self._pauses) >= _MOST_PAUSES:
             self._pauses = {name: until for name, until in self._pauses.items() if until > now}
         self._pauses[key] = now + length.total_seconds()
+
+
+@contextmanager
+def creating() -> Iterator[None]:
+    """Around a creation: an answer that cannot be read leaves open whether it was done, and must not invite another."""
+    try:
+        yield
+    except Malformed as error:
+        raise Unavailable(str(error), code=error.code, uncertain=True) from None
 
 
 def seconds(number: float) -> timedelta:

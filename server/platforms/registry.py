@@ -81,6 +81,9 @@ async def renewing(
 ) -> Answered:
     """Asks; if the token is refused, renews it, has the new one stored, and asks once more.
 
+    One at a time for each integration: a refresh token may work once, so whoever renews holds a lock on the integration
+    and has read the credentials under it.
+
     Args:
         connector: Whom to ask.
         account: With what.

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from mrm.accounts.v1.integration_pb2 import IntegrationCredentials, VkAdsCredentials
 from server.platforms import oauth, reading
-from server.platforms.http import Answer, Gates, PlatformHttp, Request, seconds
+from server.platforms.http import Answer, Gates, PlatformHttp, Request, creating, seconds
 from server.platforms.interface import (
     Account,
     Action,
@@ -134,8 +134,9 @@ class VkAds:
     async def create_campaign(self, account: Account, desired: DesiredCampaign) -> str:
         """Creates a campaign, halted. What groups it has stands in its configuration."""
         plan = {"ad_groups": [], **_written(desired), "status": "blocked"}
-        answer = await self._call(account, "POST", "ad_plans.json", body=plan, repeatable=False)
-        return reading.identity(answer.object(), "id")
+        with creating():
+            answer = await self._call(account, "POST", "ad_plans.json", body=plan, repeatable=False)
+            return reading.identity(answer.object(), "id")
 
     async def update_campaign(self, account: Account, external_id: str, desired: DesiredCampaign) -> None:
         """Changes a campaign."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from mrm.accounts.v1.integration_pb2 import IntegrationCredentials, YandexDirectCredentials
 from server.platforms import oauth, reading
-from server.platforms.http import Answer, Gates, PlatformHttp, Request, seconds, whole
+from server.platforms.http import Answer, Gates, PlatformHttp, Request, creating, seconds, whole
 from server.platforms.interface import (
     Account,
     Action,
@@ -214,11 +214,12 @@ class YandexDirect:
             campaign["TextCampaign"] = {"BiddingStrategy": _PLAIN_STRATEGY}
         if desired.daily_budget is not None:
             _set_weekly(campaign, campaign, desired.daily_budget)
-        result = await self._call(account, "campaigns", "add", {"Campaigns": [campaign]}, repeatable=False)
-        errors = _failed(result, "AddResults", [""])
-        if errors:
-            raise Refused("Yandex Direct does not take the campaign", errors=errors)
-        return reading.identity(reading.items(result, "AddResults")[0], "Id")
+        with creating():
+            result = await self._call(account, "campaigns", "add", {"Campaigns": [campaign]}, repeatable=False)
+            errors = _failed(result, "AddResults", [""])
+            if errors:
+                raise Refused("Yandex Direct does not take the campaign", errors=errors)
+            return reading.identity(reading.items(result, "AddResults")[0], "Id")
 
     async def update_campaign(self, account: Account, external_id: str, desired: DesiredCampaign) -> None:
         """Changes a campaign. A daily budget becomes a seventh of its strategy's weekly one."""
@@ -355,7 +356,7 @@ class YandexDirect:
                 )
             )
             self._remember_points(owner, answer)
-        _raise(answer)
+        _raise(answer, uncertain=not repeatable)
         result = answer.object().get("result")
         if answer.status != 200 or not isinstance(result, dict):
             raise Malformed(f"Yandex Direct answers HTTP {answer.status} without a result", code=answer.status)
@@ -381,7 +382,7 @@ def _owner(own: YandexDirectCredentials) -> str:
     return own.client_login or hashlib.sha256(own.oauth_token.encode()).hexdigest()
 
 
-def _raise(answer: Answer) -> None:
+def _raise(answer: Answer, *, uncertain: bool = False) -> None:
     """Raises the error of an answer, if it is one. Errors come with HTTP 200, and their code as number or text."""
     error = answer.object().get("error")
     if not isinstance(error, dict):
@@ -391,7 +392,7 @@ def _raise(answer: Answer) -> None:
     if code in _TOKEN_REFUSED | _RIGHTS_REFUSED:
         raise AuthFailed(message, code=code, renewable=code in _TOKEN_REFUSED)
     if code in _OUTAGES or answer.status >= 500:
-        raise Unavailable(message, code=code)
+        raise Unavailable(message, code=code, uncertain=uncertain)
     if code == _NO_POINTS:
         raise Throttled(message, code=code, retry_after=_until_next_hour())
     if code in _LATER:

@@ -339,18 +339,21 @@ async def test_errors_of_direct_come_with_status_200(sandbox: Sandbox, platforms
 
 
 async def test_only_what_does_no_harm_is_asked_again(sandbox: Sandbox, platforms: Platforms) -> None:
-    vk = platforms.campaigns(V)
-    assert vk is not None
-    owner, _ = opened(sandbox, V)
-    sandbox.misbehave("cut")
-    await vk.list_campaigns(owner)
-    assert len(sandbox.asked) == 2 and platforms.http.repeated[sandbox.url] == 1
-    for how in ("cut", "503"):
+    for repeats, platform in enumerate((V, D), 1):
+        connector = platforms.campaigns(platform)
+        assert connector is not None
+        owner, _ = opened(sandbox, platform)
         sandbox.asked.clear()
-        sandbox.misbehave(how)
-        with pytest.raises(Unavailable) as caught:
-            await vk.create_campaign(owner, DesiredCampaign(name="Одна"))
-        assert caught.value.uncertain and len(sandbox.asked) == 1
+        sandbox.misbehave("cut")
+        await connector.list_campaigns(owner)
+        assert len(sandbox.asked) == 2 and platforms.http.repeated[sandbox.url] == repeats
+        for how in ("cut", "503", "length", "garbage", *(["error 1000"] if platform == D else [])):
+            sandbox.asked.clear()
+            sandbox.misbehave(how)
+            with pytest.raises(Unavailable) as caught:
+                await connector.create_campaign(owner, DesiredCampaign(name="Одна"))
+            assert caught.value.uncertain and len(sandbox.asked) == 1
+    owner, _ = opened(sandbox, V)
     gone = Platforms.open(sandbox.settings().model_copy(update={"vk_ads_url": "http://127.0.0.1:9"}))
     try:
         with pytest.raises(Unavailable) as caught:
