@@ -16,6 +16,7 @@ from server.cli import (
     keys,
     migrate,
     plans,
+    rollup,
     sandbox,
     seed,
     serve,
@@ -43,6 +44,8 @@ app.add_typer(keys.commands, name="keys")
 app.add_typer(sessions.commands, name="sessions")
 app.add_typer(plans.commands, name="plan")
 app.add_typer(campaigns.commands, name="campaigns")
+app.add_typer(rollup.commands, name="rollup")
+app.command()(rollup.restatements)
 app.add_typer(jobs.commands, name="jobs")
 app.command()(ingest.ingest)
 app.command()(watch.watch)

@@ -55,6 +55,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert '"path": "daily_budget"' in output
     assert " update campaign " in output
     assert '"complete": true' in output
+    assert re.search(r"campaign \S+ clicks 1000 -> 940\n", output), output
     assert '"BENCHMARK_LEVEL_FORMAT"' in output
     assert "exports/days.parquet" in output
     assert "1 rows in" in output

@@ -126,7 +126,7 @@ def watch(
     Exit code 1 if it was given up or cancelled. Survives restarts of the server.
     """
     encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _watch(stub, str(job), patience), target, token, token_file, encryption, data_dir)
+    _run(lambda stub: follow(stub, str(job), patience), target, token, token_file, encryption, data_dir)
 
 
 @commands.command()
@@ -304,7 +304,8 @@ async def _show(stub: JobServiceAsyncStub, job_id: str) -> int:
     return 0
 
 
-async def _watch(stub: JobServiceAsyncStub, job_id: str, patience: float) -> int:
+async def follow(stub: JobServiceAsyncStub, job_id: str, patience: float) -> int:
+    """Shows a job until it has ended; returns the exit code, 0 if it was completed."""
     job: job_pb2.Job | None = None
     with ExitStack() as stack:
         live = stack.enter_context(Live(Text(job_id), console=out)) if out.is_terminal else None

@@ -17,7 +17,8 @@ TENANT_TABLES = {
     "clients", "client_memberships", "client_integrations", "projects", "project_team", "plan_lineages", "media_plans",
     "media_plan_decisions", "media_plan_comments",
     "campaigns", "campaign_statistics", "reports", "ai_feedback", "event_streams", "audit_log",
-    "jobs", "job_attempts", "alerts", "budget_alert_policies", "emails",
+    "jobs", "job_attempts",
+    "rollups", "rollup_marks", "rollup_checks", "restatements", "campaign_statistics_quarantine", "alerts", "budget_alert_policies", "emails",
     "campaign_imports", "campaign_import_errors", "backfills", "backfill_chunks",
 }  # fmt: skip
 _READ = re.compile(r"\b(?:FROM|JOIN|USING|UPDATE)\s+([a-z_]+)")
