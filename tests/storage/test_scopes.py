@@ -18,7 +18,8 @@ TENANT_TABLES = {
     "media_plan_decisions", "media_plan_comments",
     "campaigns", "campaign_statistics", "reports", "ai_feedback", "event_streams", "audit_log",
     "jobs", "job_attempts",
-    "rollups", "rollup_marks", "rollup_checks", "restatements", "campaign_statistics_quarantine", "alerts", "budget_alert_policies", "emails",
+    "rollups", "rollup_marks", "rollup_checks", "restatements", "campaign_statistics_quarantine",
+    "alerts", "budget_alert_policies", "emails",
     "campaign_imports", "campaign_import_errors", "backfills", "backfill_chunks",
 }  # fmt: skip
 _READ = re.compile(r"\b(?:FROM|JOIN|USING|UPDATE)\s+([a-z_]+)")
