@@ -165,13 +165,23 @@ class IngestSettings(BaseModel):
     )
     insert_timeout: PositiveSeconds = Field(30.0, description="Longest single insert")
     small_events: int = Field(
-        2000, ge=0, description="Batches of at most this many events may share an insert; 0: none"
+        2000, ge=0, description="Batches of at most this many events may share an insert with other clients; 0: none"
     )
-    small_bytes: int = Field(128 * 2**10, ge=0, description="Batches of at most this many bytes may share an insert")
-    # Far below what makes ClickHouse cut an insert into several blocks: a shared one must be atomic too.
+    small_bytes: int = Field(
+        128 * 2**10, ge=0, description="Batches of at most this many bytes may share an insert with other clients"
+    )
+    # All far below what makes ClickHouse cut an insert into several blocks: a shared one must be atomic too.
     group_events: int = Field(20_000, ge=1, le=100_000, description="Most events of a shared insert")
     group_bytes: int = Field(3 * 2**20, ge=1, le=4 * 2**20, description="Most bytes of a shared insert")
-    group_inserts: int = Field(2, ge=1, le=64, description="Shared inserts at the same time; more make them smaller")
+    client_group_events: int = Field(
+        60_000, ge=0, le=200_000, description="Most events of an insert of one client's batches"
+    )
+    client_group_bytes: int = Field(
+        12 * 2**20, ge=0, le=16 * 2**20, description="Most bytes of an insert of one client's batches; 0: one at a time"
+    )
+    group_inserts: int = Field(
+        2, ge=1, le=64, description="Shared inserts at the same time, large ones of each client; more make them smaller"
+    )
     group_delay: float = Field(0.004, ge=0, le=1, description="Seconds a small batch waits for others, at most")
 
 

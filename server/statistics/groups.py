@@ -1,12 +1,13 @@
 """Who may insert next, and which small batches go together.
 
 All batches wait in one queue. Insert slots go round the clients that have work waiting, an equal number of bytes to
-each, so that a flood of one client never holds up another. Small batches that wait at the same time share an insert.
+each, so that a flood of one client never holds up another. Small batches that wait at the same time share an insert;
+so do large ones of one client that wait behind its running inserts, for an insert costs much whatever is in it.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -51,12 +52,14 @@ class _Entry:
         size: Its bytes.
         done: True once it is stored together with others; False when a slot is its own.
         work: What may be stored together with others; None if it wants a slot of its own.
+        small: Whether those others may be other clients'.
     """
 
     client_id: UUID
     size: int
     done: asyncio.Future[bool]
     work: Work | None
+    small: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +87,7 @@ class FairQueue:
 
     @property
     def small_only(self) -> bool:
-        """Whether everything that waits may share an insert."""
+        """Whether everything that waits may share an insert with other clients."""
         return self._count == self._small_count
 
     def fills(self, most_events: int, most_bytes: int) -> bool:
@@ -100,11 +103,11 @@ class FairQueue:
         (lane.entries.appendleft if front else lane.entries.append)(entry)
         self._account(entry, 1)
 
-    def pop(self, *, small: bool = True) -> _Entry | None:
+    def pop(self, may_take: Callable[[_Entry], bool] = lambda entry: True) -> _Entry | None:
         """Takes the next entry.
 
         Args:
-            small: Whether it may be one that shares an insert.
+            may_take: Whether it may be this one.
 
         Returns:
             None if there is no such entry, or only behind one that may not be taken.
@@ -113,7 +116,7 @@ class FairQueue:
         while skipped < len(self._ring):
             lane = self._ring[0]
             head = lane.entries[0]
-            if head.work is not None and not small:
+            if not may_take(head):
                 skipped += 1
                 self._ring.rotate(-1)
             elif lane.credit >= head.size:
@@ -132,7 +135,7 @@ class FairQueue:
         while self._ring and idle < len(self._ring):
             lane = self._ring[0]
             head = lane.entries[0]
-            if head.work is None or head.work.batch.count > most_events or head.size > most_bytes:
+            if head.work is None or not head.small or head.work.batch.count > most_events or head.size > most_bytes:
                 idle += 1
                 self._ring.rotate(-1)
                 continue
@@ -141,6 +144,22 @@ class FairQueue:
             most_bytes -= head.size
             # What it takes now beyond its credit it pays back in the next rounds.
             self._take(lane, keep_turn=False)
+            if not head.done.done():
+                taken.append(head)
+        return taken
+
+    def pop_large(self, client_id: UUID, most_events: int, most_bytes: int) -> list[_Entry]:
+        """Takes the large batches of a client that are next, as long as they fit together."""
+        taken: list[_Entry] = []
+        while lane := self._lanes.get(client_id):
+            head = lane.entries[0]
+            if head.work is None or head.small or head.work.batch.count > most_events or head.size > most_bytes:
+                break
+            most_events -= head.work.batch.count
+            most_bytes -= head.size
+            # `_take` looks at the lane whose turn it is.
+            self._ring.rotate(-self._ring.index(lane))
+            self._take(lane)
             if not head.done.done():
                 taken.append(head)
         return taken
@@ -157,7 +176,7 @@ class FairQueue:
 
     def _account(self, entry: _Entry, sign: int) -> None:
         self._count += sign
-        if entry.work is not None:
+        if entry.work is not None and entry.small:
             self._small_count += sign
             self._small_bytes += sign * entry.size
             self._small_events += sign * entry.work.batch.count
@@ -177,6 +196,7 @@ class InsertQueue:
         self._queue = FairQueue()
         self._running = 0
         self._sharing = 0
+        self._large_of: dict[UUID, int] = {}
         self._company = False
         self._timer: asyncio.TimerHandle | None = None
         self._waited = False
@@ -195,8 +215,10 @@ class InsertQueue:
             BatchRejected: Some event of this very batch is at fault; nothing of it is stored.
             StoreError: It is not known whether anything is stored. So it is after TimeoutError.
         """
-        may_share = not alone and self._small(work.batch) and not self._suspected(work.client_id)
-        entry = self._entry(work.client_id, len(work.batch.data), work if may_share else None)
+        size = len(work.batch.data)
+        fits = self._small(work.batch) or size <= self._settings.client_group_bytes
+        may_share = fits and not alone and not self._suspected(work.client_id)
+        entry = self._entry(work.client_id, size, work if may_share else None)
         if await self._turn(entry):
             return
         try:
@@ -226,7 +248,8 @@ class InsertQueue:
         return batch.count <= self._settings.small_events and len(batch.data) <= self._settings.small_bytes
 
     def _entry(self, client_id: UUID, size: int, work: Work | None) -> _Entry:
-        return _Entry(client_id, size, asyncio.get_running_loop().create_future(), work)
+        small = work is not None and self._small(work.batch)
+        return _Entry(client_id, size, asyncio.get_running_loop().create_future(), work, small)
 
     async def _turn(self, entry: _Entry) -> bool:
         """Waits until an entry is stored (True) or has a slot of its own (False)."""
@@ -251,7 +274,7 @@ class InsertQueue:
         while self._running < limits.inserts_in_flight and self._queue:
             if self._is_worth_waiting():
                 return
-            entry = self._queue.pop(small=self._sharing < limits.group_inserts)
+            entry = self._queue.pop(self._may_start)
             if entry is None:
                 return
             if entry.done.done():
@@ -260,15 +283,37 @@ class InsertQueue:
             if entry.work is None:
                 entry.done.set_result(False)
                 continue
-            left = limits.group_events - entry.work.batch.count, limits.group_bytes - entry.size
-            entries = [entry, *self._queue.pop_small(*left)]
-            self._sharing += 1
-            self._company = len(entries) > 1
-            self._stop_waiting()
+            count, client_id = entry.work.batch.count, entry.client_id
+            if entry.small:
+                left = limits.group_events - count, limits.group_bytes - entry.size
+                entries = [entry, *self._queue.pop_small(*left)]
+                self._sharing += 1
+                self._company = len(entries) > 1
+                self._stop_waiting()
+            else:
+                left = limits.client_group_events - count, limits.client_group_bytes - entry.size
+                entries = [entry, *self._queue.pop_large(client_id, *left)]
+                self._large_of[client_id] = self._large_of.get(client_id, 0) + 1
             # A context of its own: the deadline of whose call happens to run this is not that of the others.
             task = asyncio.create_task(self._insert_group(entries), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _may_start(self, entry: _Entry) -> bool:
+        """Whether an entry need not wait for company: some that share are on their way, and more make them smaller."""
+        if entry.work is None:
+            return True
+        running = self._sharing if entry.small else self._large_of.get(entry.client_id, 0)
+        return running < self._settings.group_inserts
+
+    def _ended(self, small: bool, client_id: UUID) -> None:
+        if small:
+            self._sharing -= 1
+        else:
+            self._large_of[client_id] -= 1
+            if not self._large_of[client_id]:
+                del self._large_of[client_id]
+        self._release()
 
     def _is_worth_waiting(self) -> bool:
         """Whether small batches should wait a moment for others: never while they come one by one."""
@@ -294,7 +339,8 @@ class InsertQueue:
         self._waited = False
 
     async def _insert_group(self, entries: list[_Entry]) -> None:
-        """Stores small batches together and tells each what became of it."""
+        """Stores batches together and tells each what became of it."""
+        small, client_id = entries[0].small, entries[0].client_id
         works = [entry.work for entry in entries if entry.work is not None]
         try:
             await self._insert_works(works)
@@ -311,8 +357,7 @@ class InsertQueue:
         else:
             _settle(entries, None)
         finally:
-            self._sharing -= 1
-            self._release()
+            self._ended(small, client_id)
 
     async def _insert_works(self, works: Sequence[Work]) -> None:
         if len(works) == 1:

@@ -64,7 +64,7 @@ _GROUP_SOURCE = (
     f" FROM input('events Array(Tuple({_INPUT})), scope Int32') ARRAY JOIN events AS item)"
 )
 
-# One batch must be one block, and so atomic in each partition: 4 MiB never unfold to this much.
+# What is stored together must be one block, and so atomic in each partition: 16 MiB never unfold to this much.
 _BLOCK_ROWS = 1_048_576
 _BLOCK_BYTES = 256 * 2**20
 _MEMORY_BYTES = 2**30

@@ -260,7 +260,7 @@ async def test_a_flood_does_not_hold_up_a_trickle(ingest_world: IngestWorld, mon
         await asyncio.sleep(0.1)
 
     monkeypatch.setattr(stored_events, "insert", insert)
-    rpcs = ingest_world.rpcs(inserts_in_flight=1, small_events=0)
+    rpcs = ingest_world.rpcs(inserts_in_flight=1, small_events=0, client_group_bytes=0)
     submit, queued = rpcs._ingestor.submit, [0]
 
     def noting(client_id: UUID, *args: Any) -> Any:
@@ -297,8 +297,9 @@ async def test_a_flood_leaves_room_in_the_queue(ingest_world: IngestWorld, monke
     assert len(refused) < 20
 
 
-def _entry(client_id: UUID, size: int) -> _Entry:
-    return _Entry(client_id, size, asyncio.get_running_loop().create_future(), None)
+def _entry(client_id: UUID, size: int, events: int = 0, *, small: bool = False) -> _Entry:
+    work = Work(client_id, Batch(b"x" * size, events), WIDE, SALT) if events else None
+    return _Entry(client_id, size, asyncio.get_running_loop().create_future(), work, small)
 
 
 async def test_turns_are_equal_in_bytes() -> None:
@@ -319,15 +320,45 @@ async def test_batches_of_a_shared_insert_come_from_all_clients_in_turn() -> Non
     clients = [uuid4() for _ in range(3)]
     for client_id in clients:
         for _ in range(10):
-            entry = _entry(client_id, 100)
-            entry.work = Work(client_id, Batch(b"x" * 100, 5), WIDE, SALT)
-            queue.push(entry)
+            queue.push(_entry(client_id, 100, 5, small=True))
     assert queue.small_only
-    assert queue.pop(small=False) is None
+    assert queue.pop(lambda entry: False) is None
     taken = queue.pop_small(30, 10_000)
     assert sorted(entry.client_id for entry in taken) == sorted(clients * 2)
     assert len(queue.pop_small(10_000, 450)) == 4
     assert len(queue) == 20
+
+
+async def test_large_batches_share_an_insert_with_those_of_their_client_only() -> None:
+    queue = FairQueue()
+    one, other = uuid4(), uuid4()
+    for client_id in (one, other, one, one, other):
+        queue.push(_entry(client_id, 1000, 50))
+    queue.push(_entry(one, 10, 1, small=True))
+    assert not queue.small_only
+    assert [(entry.client_id, entry.size) for entry in queue.pop_large(one, 120, 10_000)] == [(one, 1000)] * 2
+    assert [entry.client_id for entry in queue.pop_large(one, 120, 10_000)] == [one]
+    # What is small goes with the small ones of all clients.
+    assert queue.pop_large(one, 120, 10_000) == []
+    assert [entry.client_id for entry in queue.pop_large(other, 120, 1500)] == [other]
+    assert [entry.size for entry in queue.pop_small(120, 10_000)] == [10]
+    assert len(queue) == 1
+
+
+async def test_large_batches_behind_running_inserts_go_together(
+    ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tenant,) = await _known(ingest_world, 1)
+    inserts = _Inserts(monkeypatch)
+    rpcs = ingest_world.rpcs(small_events=0)
+    sending = [_send(rpcs, tenant, [event(tenant.campaign_ids[0]) for _ in range(30)]) for _ in range(6)]
+    await asyncio.sleep(0.2)
+    inserts.open.set()
+    assert [response.stored_count for response in await asyncio.gather(*sending)] == [30] * 6
+    assert len(inserts.single) == 3
+    assert not inserts.shared
+    # And the one that made the client known.
+    assert await ingest_world.count(tenant) == 181
 
 
 async def test_a_batch_that_fails_in_company_is_tried_alone(

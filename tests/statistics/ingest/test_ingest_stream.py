@@ -224,7 +224,9 @@ class _Gate:
 async def test_reading_pauses_while_batches_wait(ingest_world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     tenant = await ingest_world.tenant()
     gate = _Gate(monkeypatch)
-    producer = Producer(ingest_world.rpcs(stream_batches=3, small_events=0), tenant.client_id, "s")
+    producer = Producer(
+        ingest_world.rpcs(stream_batches=3, small_events=0, client_group_bytes=0), tenant.client_id, "s"
+    )
     for number in range(10):
         producer.send(number, _events(tenant, 1))
     await asyncio.sleep(0.3)
