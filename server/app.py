@@ -26,7 +26,12 @@ from mrm.accounts.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
-from mrm.campaigns.v1 import budget_service_pb2, campaign_import_service_pb2, campaign_service_pb2
+from mrm.campaigns.v1 import (
+    budget_service_pb2,
+    campaign_import_service_pb2,
+    campaign_service_pb2,
+    sync_service_pb2,
+)
 from mrm.operations.v1 import alert_service_pb2, change_service_pb2, email_service_pb2, job_service_pb2
 from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
 from mrm.statistics.v1 import (
@@ -91,6 +96,7 @@ from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
 from server.stores import StartError, check_schemas, key_ring, object_storage, runners
+from server.sync.sync_service import SyncService
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import set_durability
 from storage.migrations import MigrationStatus
@@ -123,6 +129,7 @@ SERVICES = (
     campaign_import_service_pb2.DESCRIPTOR.services_by_name["CampaignImportService"],
     backfill_service_pb2.DESCRIPTOR.services_by_name["BackfillService"],
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
+    sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
     email_service_pb2.DESCRIPTOR.services_by_name["EmailService"],
     budget_service_pb2.DESCRIPTOR.services_by_name["BudgetService"],
 )
@@ -262,7 +269,9 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
-            "IntegrationService": [IntegrationService(database, pager, keyring, platforms, feed.announce)],
+            "IntegrationService": [
+                IntegrationService(database, pager, keyring, platforms, settings.alerts, feed.announce)
+            ],
             "JobService": [
                 JobRpcs(database, pager),
                 JobWatchRpcs(database, job_feed, settings.watch),
@@ -287,6 +296,7 @@ class Application:
                 QueryRpcs(database, clickhouse, settings.query),
                 WatchRpcs(database, hub, codec, settings.watch),
             ],
+            "SyncService": [SyncService(database, pager)],
             "UserService": [UserService(database, sessions, limiter, passwords, pager, settings.auth)],
         }
         for service in SERVICES:

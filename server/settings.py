@@ -240,6 +240,31 @@ class RollupSettings(BaseModel):
     )
 
 
+class SyncSettings(BaseModel):
+    """How often accounts on platforms are read."""
+
+    entities_every: timedelta = Field(
+        timedelta(minutes=15),
+        ge=timedelta(seconds=1),
+        description="Time between two readings of an account's campaigns",
+    )
+    statistics_every: timedelta = Field(
+        timedelta(minutes=30), ge=timedelta(seconds=1), description="Time between two readings of an account's figures"
+    )
+    whole_every: timedelta = Field(
+        timedelta(hours=24),
+        description="After this long all campaigns are read, also where the platform tells which have changed",
+    )
+    initial_days: int = Field(
+        30, ge=1, le=1000, description="So many days of figures are read when a campaign is first seen in an account"
+    )
+    reading_life: timedelta = Field(
+        timedelta(hours=2),
+        gt=timedelta(0),
+        description="Reports that were not ready for so long are asked for anew",
+    )
+
+
 JobQueue = Literal["sync", "reports", "email", "maintenance"]
 
 
@@ -345,6 +370,7 @@ class Settings(BaseSettings):
     query: QuerySettings = QuerySettings()
     watch: WatchSettings = WatchSettings()
     rollup: RollupSettings = RollupSettings()
+    sync: SyncSettings = SyncSettings()
     jobs: JobsSettings = JobsSettings()
     email: EmailSettings = EmailSettings()
     alerts: AlertsSettings = AlertsSettings()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from server.jobs.handling import Stores
+from server.platforms.registry import Platforms
 from server.sealing import KeyRing, KeyRingError
 from server.settings import ObjectsSettings, SecretsSettings, Settings
 from storage.clickhouse.connect import ClickHouse
@@ -105,4 +106,6 @@ async def opened(settings: Settings, application_name: str) -> AsyncIterator[Sto
         stack.push_async_callback(clickhouse.close)
         signals = Signals(settings.redis.durable_dsn.get_secret_value())
         stack.push_async_callback(signals.close)
-        yield Stores(database, clickhouse, objects, keyring, signals, settings)
+        platforms = Platforms.open(settings.platforms)
+        stack.push_async_callback(platforms.close)
+        yield Stores(database, clickhouse, objects, keyring, signals, settings, platforms)

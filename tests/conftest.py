@@ -36,6 +36,7 @@ from mrm.campaigns.v1 import (
     campaign_pb2,
     campaign_service_pb2,
     campaign_service_pb2_grpc,
+    sync_service_pb2_grpc,
 )
 from mrm.common.v1 import options_pb2, platform_pb2
 from mrm.operations.v1 import (
@@ -123,6 +124,7 @@ class Caller:
     imports: campaign_import_service_pb2_grpc.CampaignImportServiceAsyncStub = field(init=False)
     backfills: backfill_service_pb2_grpc.BackfillServiceAsyncStub = field(init=False)
     jobs: job_service_pb2_grpc.JobServiceAsyncStub = field(init=False)
+    syncs: sync_service_pb2_grpc.SyncServiceAsyncStub = field(init=False)
     emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
     budgets: budget_service_pb2_grpc.BudgetServiceAsyncStub = field(init=False)
 
@@ -148,6 +150,7 @@ class Caller:
         self.imports = campaign_import_service_pb2_grpc.CampaignImportServiceStub(channel)
         self.backfills = backfill_service_pb2_grpc.BackfillServiceStub(channel)
         self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
+        self.syncs = sync_service_pb2_grpc.SyncServiceStub(channel)
         self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
         self.budgets = budget_service_pb2_grpc.BudgetServiceStub(channel)
 

@@ -1,6 +1,6 @@
 """IntegrationService: clients' accounts on advertising platforms. Credentials come in here and never go out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
@@ -16,14 +16,14 @@ from server.rpc.errors import AlreadyExists, FailedPrecondition, InvalidRequest,
 from server.rpc.paging import Pager
 from server.rpc.values import check_etag, moment, optional_id
 from server.sealing import KeyRing, KeyRingError, Unsealable
-from storage.postgres import clients, integrations
+from server.settings import AlertsSettings
+from server.sync.account import OpenAccount, bound_to
+from server.sync.making import hold_key
+from server.sync.trouble import refused_account, usable_again
+from storage.postgres import clients, integrations, jobs
+from storage.postgres.audit import BY_CALL
 from storage.postgres.database import Database, Transaction
 from storage.postgres.integrations import Integration
-
-
-def bound_to(integration_id: UUID, client_id: UUID) -> bytes:
-    """What the envelope of an integration's credentials is bound to: moved to another row, it does not open."""
-    return b"integration" + integration_id.bytes + client_id.bytes
 
 
 class IntegrationService:
@@ -34,6 +34,7 @@ class IntegrationService:
         pager: Makes page tokens.
         keyring: Seals and opens credentials.
         platforms: Whom to ask whether they work.
+        alerts: When people are told of an account that is refused.
         announce: Told after a commit that changes were recorded.
     """
 
@@ -43,12 +44,14 @@ class IntegrationService:
         pager: Pager,
         keyring: KeyRing,
         platforms: Platforms,
+        alerts: AlertsSettings,
         announce: Callable[[], None],
     ) -> None:
         self._database = database
         self._pager = pager
         self._keyring = keyring
         self._platforms = platforms
+        self._alerts = alerts
         self._announce = announce
 
     async def ConnectIntegration(
@@ -83,6 +86,7 @@ class IntegrationService:
             )
         else:
             row = await _stored(call.tx, call, self._connected(known, request.credentials))
+            await usable_again(call.tx, row, BY_CALL)
         integration = convert.integration(row)
         before = None if known is None else convert.integration(known)
         await call.record(AuditEntry("connect", "integration", row.id, row.client_id, None, before, integration))
@@ -123,12 +127,13 @@ class IntegrationService:
             raise FailedPrecondition.archived("client")
         if row.status == "disconnected":
             raise _disconnected("tested")
+        account = self._opened(row)
         fault: PlatformError | None = None
         try:
-            await self._platforms.check(str(row.id), self._open(row))
+            await account.ask(account.connector.check)
         except PlatformError as error:
             fault = error
-        row = await self._noted(call, row, fault)
+        row = await self._noted(call, account.integration, fault)
         if fault is None:
             outcome, detail = pb.TestIntegrationResponse.OUTCOME_ACCEPTED, "the platform takes the credentials"
         elif isinstance(fault, AuthFailed):
@@ -149,6 +154,7 @@ class IntegrationService:
         if _platform(request.credentials) != row.platform:
             raise InvalidRequest.field("credentials", "PLATFORM_MISMATCH", f"must be those of {row.platform}")
         stored = await _stored(call.tx, call, self._connected(row, request.credentials))
+        await usable_again(call.tx, stored, BY_CALL)
         integration = convert.integration(stored)
         entry = AuditEntry(
             "rotate", "integration", row.id, row.client_id, None, convert.integration(row), integration
@@ -165,6 +171,8 @@ class IntegrationService:
             raise _disconnected("disconnected")
         erased = replace(row, status="disconnected", credentials={}, token_expires_at=None)
         integration = convert.integration(await _stored(call.tx, call, erased))
+        await jobs.cancel_held_internal(call.tx, hold_key(row.id))
+        await usable_again(call.tx, row, BY_CALL)
         entry = AuditEntry(
             "disconnect", "integration", row.id, row.client_id, None, convert.integration(row), integration
         )  # fmt: skip
@@ -185,6 +193,10 @@ class IntegrationService:
 
         async def store(tx: Transaction) -> Integration:
             stored = await _stored(tx, call, changed)
+            if fault is None:
+                await usable_again(tx, stored, BY_CALL)
+            elif isinstance(fault, AuthFailed):
+                await refused_account(tx, stored, fault, BY_CALL, self._alerts)
             before, after = convert.integration(row), convert.integration(stored)
             if stored.status != row.status:
                 record = recorder(
@@ -216,16 +228,14 @@ class IntegrationService:
         except KeyRingError as error:
             raise FailedPrecondition(str(error), metadata={"state": "no_keyring", "wanted": "keyring"}) from None
 
-    def _open(self, row: Integration) -> integration_pb2.IntegrationCredentials:
-        envelope: Mapping[str, str] = row.credentials
+    def _opened(self, row: Integration) -> OpenAccount:
         try:
-            plain = self._keyring.open(envelope, bound_to(row.id, row.client_id))
+            return OpenAccount(self._database, self._keyring, self._platforms, row)
         except Unsealable as error:
             raise FailedPrecondition(
                 f"the credentials cannot be opened ({error}): rotate them",
-                metadata={"state": "sealed", "wanted": "opened", "key_id": envelope.get("key_id", "")},
+                metadata={"state": "sealed", "wanted": "opened", "key_id": row.credentials.get("key_id", "")},
             ) from None
-        return integration_pb2.IntegrationCredentials.FromString(plain)
 
 
 async def _locked(call: Mutation, integration_id: str, etag: str) -> Integration:

@@ -44,6 +44,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "CAMPAIGNS_WRITE",
         "ALERTS_WRITE",
         "CAMPAIGNS_IMPORT",
+        "CAMPAIGNS_SYNC",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
     "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP"},
@@ -56,9 +57,17 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "PROJECTS_WRITE",
         "PROJECTS_TRANSFER",
         "ALERTS_WRITE",
+        "CAMPAIGNS_SYNC",
     },
     "specialist": _READ
-    | {"INTEGRATIONS_READ", "INTEGRATIONS_WRITE", "CAMPAIGNS_WRITE", "CAMPAIGNS_IMPORT", "ALERTS_WRITE"},
+    | {
+        "INTEGRATIONS_READ",
+        "INTEGRATIONS_WRITE",
+        "CAMPAIGNS_WRITE",
+        "CAMPAIGNS_IMPORT",
+        "CAMPAIGNS_SYNC",
+        "ALERTS_WRITE",
+    },
 }
 
 # The roles that a person may have inside a project, beside or against the one everywhere.

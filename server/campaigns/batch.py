@@ -22,6 +22,7 @@ from server.rpc.call import AuditEntry, Mutation
 from server.rpc.errors import Aborted, AlreadyExists, DomainError, FailedPrecondition, NotFound
 from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, optional_id
+from server.sync.making import push_soon
 from storage.postgres import campaigns, clients, media_plans, outbox, projects
 from storage.postgres.campaigns import Campaign
 from storage.postgres.ids import new_id
@@ -393,6 +394,7 @@ async def _write(call: Mutation, works: Sequence[Work]) -> None:
                 raise NotFound.resource("campaign", str(row.id))
             revision, updated_at = marks[row.id]
             stored[row.id] = replace(row, revision=revision, updated_at=updated_at)
+    await push_soon(call.tx, {row.integration_id for row in changed})
     async for work in in_turns(works):
         if work.after is not None:
             row = work.after = stored[work.after.id]

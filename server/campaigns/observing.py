@@ -51,7 +51,7 @@ async def record_observed(
     Raises:
         Archived: A campaign to be taken a step on is of an archived client.
     """
-    words = {each.external_id: _observed(each, at) for each in seen}
+    words = {each.external_id: observed(each, at) for each in seen}
     words |= {external_id: {"state": "gone", "at": at.isoformat()} for external_id in gone if external_id not in words}
     # In the order in which everybody locks: projects, then campaigns.
     waiting = await campaigns.waiting_internal(tx, integration_id, list(words))
@@ -116,7 +116,7 @@ def _follows(
             return None
 
 
-def _observed(seen: PlatformCampaign, at: datetime) -> dict[str, Any]:
+def observed(seen: PlatformCampaign, at: datetime) -> dict[str, Any]:
     """What a platform said, as it is stored. What it did not say is left out."""
     words: dict[str, Any] = {
         "state": seen.state.value,

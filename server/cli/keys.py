@@ -93,8 +93,8 @@ async def _list(data_dir: Path) -> None:
 
 
 async def _rotate(data_dir: Path) -> int:
-    from server.accounts.integration_service import bound_to
     from server.sealing import Unsealable
+    from server.sync.account import bound_to
     from storage.postgres import integrations
     from storage.postgres.database import Database, Transaction
 

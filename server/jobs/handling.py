@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias
 
+from server.platforms.registry import Platforms
 from server.sealing import KeyRing
 from server.settings import Settings
 from storage.clickhouse.connect import ClickHouse
@@ -24,6 +25,7 @@ class Stores:
     Attributes:
         objects: None when the service keeps no files.
         keyring: Opens the credentials of platforms; may be empty.
+        platforms: The only way out; shared, because limits of accounts are counted there.
     """
 
     database: Database
@@ -32,6 +34,7 @@ class Stores:
     keyring: KeyRing
     signals: Signals
     settings: Settings
+    platforms: Platforms
 
 
 class JobFailed(Exception):
@@ -46,6 +49,20 @@ class JobFailed(Exception):
         super().__init__(message)
         self.message = message
         self.final = final
+
+
+class JobPostponed(Exception):
+    """The job has to wait for somebody else: it is begun anew later, which costs it no attempt.
+
+    Attributes:
+        delay: How much later.
+        reason: What it waits for, for people; holds no secret. It is stored and shown.
+    """
+
+    def __init__(self, delay: timedelta, reason: str) -> None:
+        super().__init__(reason)
+        self.delay = delay
+        self.reason = reason
 
 
 class JobCancelled(Exception):
@@ -113,4 +130,4 @@ class JobContext:
 
 
 Handler: TypeAlias = Callable[[Job, JobContext], Awaitable[Mapping[str, Any] | None]]
-"""Does a job: returns its result, or raises `JobFailed`. Any other exception is a failure that is tried again."""
+"""Does a job: returns its result, or raises `JobFailed` or `JobPostponed`. Anything else raised is tried again."""

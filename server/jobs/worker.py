@@ -13,7 +13,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from server.jobs import retention
-from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, LeaseLost, Stores
+from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, JobPostponed, LeaseLost, Stores
 from server.jobs.retention import ApplyRetention
 from server.jobs.together import Together
 from server.mail import send_job
@@ -22,6 +22,8 @@ from server.pacing.check_job import CheckBudgets
 from server.rpc import logs
 from server.statistics import rollup_job
 from server.statistics.rollup_job import RollupDaily
+from server.sync import entities_job, statistics_job
+from server.sync.making import SyncJob
 from storage.errors import StoreError
 from storage.postgres import jobs
 from storage.postgres.database import Transaction
@@ -36,6 +38,8 @@ HANDLERS: Mapping[str, Handler] = {
     rollup_job.TYPE: rollup_job.handle,
     check_job.TYPE: check_job.handle,
     send_job.TYPE: send_job.handle,
+    entities_job.TYPE: entities_job.handle,
+    statistics_job.TYPE: statistics_job.handle,
 }
 """What this code can do, by the type of job."""
 
@@ -81,6 +85,9 @@ SCHEDULES: Sequence[Schedule] = (
         retention.TYPE,
         retention.QUEUE,
         ApplyRetention(table="emails").model_dump(),
+    ),
+    Schedule(
+        "due_accounts", timedelta(minutes=1), entities_job.TYPE, entities_job.QUEUE, SyncJob().model_dump(mode="json")
     ),
     Schedule(
         "ended_days", timedelta(minutes=5), rollup_job.TYPE, rollup_job.QUEUE, RollupDaily().model_dump(mode="json")
@@ -243,6 +250,9 @@ class JobWorker:
             raise
         except JobCancelled:
             status = await jobs.fail_internal(self._database, job.id, job.fence, "cancelled", final=True)
+        except JobPostponed as wait:
+            released = await jobs.release_internal(self._database, job.id, job.fence, wait.delay, wait.reason)
+            status = "postponed" if released else None
         except JobFailed as error:
             status = await jobs.fail_internal(self._database, job.id, job.fence, error.message, final=error.final)
         except Exception as error:

@@ -160,6 +160,7 @@ class Capabilities:
         delivery: It measures impressions, clicks and cost.
         outcomes: It measures conversions and revenue.
         campaigns: Campaigns can be listed and changed.
+        total_budgets: Campaigns there may have a budget for their whole time.
         moderation: It moderates campaigns.
         restates: Days already read may change later, up or down.
         settle_days: For so many days after a day its figures commonly still change.
@@ -179,6 +180,7 @@ class Capabilities:
     delivery: bool
     outcomes: bool
     campaigns: bool
+    total_budgets: bool
     moderation: bool
     restates: bool
     settle_days: int

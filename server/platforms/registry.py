@@ -43,6 +43,11 @@ class Platforms:
         """The words of the platforms."""
         return tuple(self._connectors)
 
+    @property
+    def with_campaigns(self) -> tuple[str, ...]:
+        """The words of those on which campaigns run."""
+        return tuple(word for word in self._connectors if self.campaigns(word) is not None)
+
     def connector(self, platform: str) -> Connector:
         """The connector of a platform, by its word.
 

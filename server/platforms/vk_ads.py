@@ -72,6 +72,7 @@ class VkAds:
         delivery=True,
         outcomes=False,
         campaigns=True,
+        total_budgets=True,
         moderation=True,
         restates=True,
         settle_days=3,

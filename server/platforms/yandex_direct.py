@@ -108,6 +108,7 @@ class YandexDirect:
         delivery=True,
         outcomes=False,
         campaigns=True,
+        total_budgets=False,
         moderation=True,
         restates=True,
         settle_days=3,

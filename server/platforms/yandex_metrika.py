@@ -64,6 +64,7 @@ class YandexMetrika:
         delivery=False,
         outcomes=True,
         campaigns=False,
+        total_budgets=False,
         moderation=False,
         restates=True,
         settle_days=3,

@@ -172,12 +172,15 @@ _PURGE_REST = (
     "DELETE FROM client_memberships WHERE client_id = $1",
     "DELETE FROM project_team WHERE project_id IN (SELECT id FROM projects WHERE client_id = $1)",
     """UPDATE client_integrations SET status = 'disconnected', credentials = '{}', platform_account_id = id::text,
-       cursors = '{}', last_error = '' WHERE client_id = $1""",
+       settings = '{}', last_error = '' WHERE client_id = $1""",
+    """DELETE FROM platform_campaigns
+       WHERE integration_id IN (SELECT id FROM client_integrations WHERE client_id = $1)""",
     "UPDATE projects SET name = 'purged', description = '' WHERE client_id = $1",
     "UPDATE campaign_imports SET source_name = '' WHERE client_id = $1",
     "UPDATE backfills SET source_name = '' WHERE client_id = $1",
     """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', settings = '{}', observed = '{}',
        rejection_reason = '' WHERE client_id = $1""",
+    "DELETE FROM campaign_pushes WHERE campaign_id IN (SELECT id FROM campaigns WHERE client_id = $1)",
     """UPDATE ai_feedback SET input_data = NULL, output_data = NULL, edited_output = NULL, feedback_text = ''
        WHERE client_id = $1""",
 )

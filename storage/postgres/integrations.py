@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,7 @@ class Integration:
     Attributes:
         credentials: The sealed envelope, or empty once disconnected. Never leaves the server.
         paused: The client, or an agency above it, is archived.
+        settings: ``mrm.campaigns.v1.SyncSettings`` as JSON.
     """
 
     id: UUID
@@ -39,6 +40,7 @@ class Integration:
     created_at: datetime
     updated_at: datetime
     paused: bool
+    settings: dict[str, Any]
 
     def __repr__(self) -> str:
         return f"Integration(id={self.id}, platform={self.platform}, status={self.status})"
@@ -46,7 +48,7 @@ class Integration:
 
 _COLUMNS = """i.id, i.client_id, i.platform, i.status, i.credentials, i.platform_account_id, i.last_synced_at,
   i.last_error, i.last_error_at, i.token_expires_at, i.revision, i.created_at, i.updated_at,
-  is_client_archived(i.client_id) AS paused"""
+  is_client_archived(i.client_id) AS paused, i.settings"""
 
 # Adds an integration.
 _CREATE = f"""
@@ -82,6 +84,21 @@ UPDATE client_integrations i SET status = $6, credentials = $7, last_error = $8,
   token_expires_at = $10
 FROM clients cl
 WHERE i.id = $4 AND cl.id = i.client_id AND i.revision = $5 AND {visibility.CLIENT} RETURNING {_COLUMNS}"""
+
+# Accounts that can be asked.
+_CONNECTED = f"""
+SELECT {_COLUMNS} FROM client_integrations i
+WHERE i.id = ANY ($1::uuid[]) AND i.status = 'connected' AND NOT is_client_archived(i.client_id) ORDER BY i.id"""
+
+# Sets how an account is read.
+_CONFIGURE = f"""
+UPDATE client_integrations i SET settings = $5 FROM clients cl
+WHERE i.id = $4 AND cl.id = i.client_id AND {visibility.CLIENT} RETURNING {_COLUMNS}"""
+
+# Replaces credentials that are still the ones which were renewed.
+_RENEW = """
+UPDATE client_integrations SET credentials = $3, token_expires_at = $4 WHERE id = $1 AND credentials = $2
+RETURNING true"""
 
 # The present revision, to tell a stale integration from a missing one.
 _REVISION = f"""
@@ -178,6 +195,31 @@ async def update(db: Executor, scope: Scope, changed: Integration) -> Integratio
         changed.status, changed.credentials, changed.last_error, changed.last_error_at, changed.token_expires_at,
     )  # fmt: skip
     return None if row is None else Integration(*row)
+
+
+async def configure(
+    db: Executor, scope: Scope, integration_id: UUID, settings: Mapping[str, Any]
+) -> Integration | None:
+    """Sets how an account is read; None when there is none in scope."""
+    row = await db.fetchrow(_CONFIGURE, *scope.args, integration_id, dict(settings))
+    return None if row is None else Integration(*row)
+
+
+async def connected_internal(db: Executor, integration_ids: Collection[UUID]) -> list[Integration]:
+    """Those of some accounts that can be asked: connected, and of no archived client."""
+    rows = await db.fetch(_CONNECTED, list(integration_ids)) if integration_ids else []
+    return [Integration(*row) for row in rows]
+
+
+async def renew_internal(
+    db: Executor,
+    integration_id: UUID,
+    before: Mapping[str, str],
+    credentials: Mapping[str, str],
+    expires_at: datetime | None,
+) -> bool:
+    """Replaces credentials by renewed ones; False if they are others by now, and nothing is changed."""
+    return bool(await db.fetchval(_RENEW, integration_id, dict(before), dict(credentials), expires_at))
 
 
 async def key_use_internal(db: Executor) -> dict[str, int]:

@@ -341,11 +341,12 @@ WITH ended AS (
   SELECT {_TRY} FROM jobs j WHERE id = $1 AND fence = $2 AND status = 'processing' FOR UPDATE),
 done AS (
   UPDATE jobs j SET attempts = j.attempts - 1, lease_holder = NULL, lease_expires_at = NULL, delivered_at = NULL,
+    scheduled_at = GREATEST(j.scheduled_at, clock_timestamp() + $3::interval), error = NULLIF($4, ''),
     status = CASE WHEN cancel_requested_at IS NULL THEN 'pending' ELSE 'cancelled' END,
     completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN clock_timestamp() END
   FROM ended WHERE j.id = ended.id)
-INSERT INTO job_attempts (job_id, fence, attempt, holder, started_at, ended_at, outcome)
-SELECT id, fence, attempts, lease_holder, started_at, clock_timestamp(), 'released' FROM ended"""
+INSERT INTO job_attempts (job_id, fence, attempt, holder, started_at, ended_at, outcome, error)
+SELECT id, fence, attempts, lease_holder, started_at, clock_timestamp(), 'released', $4 FROM ended"""
 
 # Ends waiting jobs, and asks whoever works on one to stop.
 _CANCEL = """
@@ -621,9 +622,22 @@ async def fail_internal(db: Executor, job_id: UUID, fence: int, error: str, *, f
     return status
 
 
-async def release_internal(db: Executor, job_id: UUID, fence: int) -> bool:
-    """Gives a try back uncounted, because its worker ends; False when it is no longer the present one."""
-    return await db.execute(_RELEASE, job_id, fence) == "INSERT 0 1"
+async def release_internal(
+    db: Executor, job_id: UUID, fence: int, delay: timedelta = timedelta(0), reason: str = ""
+) -> bool:
+    """Gives a try back uncounted, because its worker ends or it has to wait for somebody else.
+
+    Args:
+        db: Where to run it.
+        job_id: The job.
+        fence: The try.
+        delay: How long to wait before the next one.
+        reason: What it waits for, for people; never a secret.
+
+    Returns:
+        False when it is no longer the present one.
+    """
+    return await db.execute(_RELEASE, job_id, fence, delay, reason) == "INSERT 0 1"
 
 
 async def sweep_internal(db: Executor, limit: int = 500) -> int:

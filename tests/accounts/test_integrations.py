@@ -18,11 +18,11 @@ from pydantic import ValidationError
 
 from mrm.accounts.v1 import client_pb2, client_service_pb2, integration_pb2
 from mrm.accounts.v1 import integration_service_pb2 as pb
-from server.accounts.integration_service import bound_to
 from server.platforms.interface import AuthFailed, PlatformError
 from server.platforms.registry import Platforms
 from server.sealing import KeyRing, KeyRingError, Unsealable, new_entry, prepend
 from server.settings import PlatformsSettings, SecretsSettings
+from server.sync.account import bound_to
 from storage.postgres import integrations
 from tests.conftest import KEYRING, Caller, Failing, World
 

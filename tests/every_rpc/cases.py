@@ -292,6 +292,11 @@ CASES: Final[dict[str, Case]] = {
     "CampaignService/MutateCampaigns": Case(
         lambda t: {"operations": [{"pause": {"campaign_id": t.campaign_id}}]}, WITHIN
     ),
+    "SyncService/SyncIntegration": Case(_of_integration),
+    "SyncService/GetSyncStatus": Case(_of_integration),
+    "SyncService/ListUnlinkedCampaigns": Case(lambda t: {"filter": _of_integration(t)}),
+    "SyncService/PublishCampaign": Case(lambda t: {"campaign_id": t.campaign_id, "integration_id": t.integration_id}),
+    "SyncService/ConfigureSync": Case(lambda t: {**_of_integration(t), "settings": {"goals": [{"goal_id": "7"}]}}),
     "CampaignImportService/ImportCampaigns": Case(
         lambda t: {
             "options": {"project_id": t.project_id, "fingerprint": (uuid4().hex * 2)},

@@ -15,7 +15,7 @@ from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.alerts.raising import raise_alert
 from server.planning.benchmark_service import seed_rows
-from storage.postgres import benchmarks, clients, emails, jobs, users
+from storage.postgres import benchmarks, clients, emails, jobs, sync_streams, users
 from storage.postgres.alerts import Sighting
 from storage.postgres.audit import Cause
 from tests.campaigns import importing
@@ -110,6 +110,9 @@ async def make_target(world: World) -> Target:
             credentials={"vk_ads": {"access_token": uuid4().hex, "refresh_token": uuid4().hex}},  # type: ignore[arg-type]
         )
         integrations.append((await admin.integrations.ConnectIntegration(connect, metadata=auth)).integration)
+    async with world.database.transaction("see") as tx:
+        there = {str(number): {"name": f"Campaign {number}", "state": "running"} for number in (7, 8)}
+        await sync_streams.see_internal(tx, UUID(integrations[0].integration_id), there, datetime.now(UTC))
     await benchmarks.add(world.database, seed_rows())
     tracker = await world.key([client.client_id])
     await _events(tracker, client.client_id, campaigns[0].campaign_id)

@@ -16,6 +16,7 @@ import pytest
 
 from server.jobs.handling import JobContext
 from server.jobs.handling import Stores as Opened
+from server.platforms.registry import Platforms
 from server.sealing import KeyRing
 from server.settings import Settings
 from server.statistics import days, rollup_job
@@ -94,7 +95,15 @@ async def ledger(desk: Desk, zone: str = "UTC", campaigns: int = 1, **rollup: ob
     client_id, made = await desk.tenant(campaigns, zone)
     settings = Settings()
     settings.rollup = settings.rollup.model_copy(update=rollup)
-    stores = Opened(desk.stores.database, desk.stores.clickhouse, None, KeyRing({}), desk.signals, settings)
+    stores = Opened(
+        desk.stores.database,
+        desk.stores.clickhouse,
+        None,
+        KeyRing({}),
+        desk.signals,
+        settings,
+        Platforms.open(settings.platforms),
+    )
     return Ledger(desk, client_id, made, stores, zone)
 
 

@@ -89,6 +89,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """See alerts, and when clients are told about budgets."""
     PERMISSION_ALERTS_WRITE: _Permission.ValueType  # 33
     """Acknowledge and resolve alerts, and decide when clients are told about budgets."""
+    PERMISSION_CAMPAIGNS_SYNC: _Permission.ValueType  # 30
+    """Have platform accounts read now."""
     PERMISSION_CAMPAIGNS_IMPORT: _Permission.ValueType  # 31
     """Bring campaigns in from files, with what they were and are, past the steps of their life here."""
 
@@ -159,6 +161,8 @@ PERMISSION_ALERTS_READ: Permission.ValueType  # 32
 """See alerts, and when clients are told about budgets."""
 PERMISSION_ALERTS_WRITE: Permission.ValueType  # 33
 """Acknowledge and resolve alerts, and decide when clients are told about budgets."""
+PERMISSION_CAMPAIGNS_SYNC: Permission.ValueType  # 30
+"""Have platform accounts read now."""
 PERMISSION_CAMPAIGNS_IMPORT: Permission.ValueType  # 31
 """Bring campaigns in from files, with what they were and are, past the steps of their life here."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
