@@ -7,16 +7,25 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
+from mrm.common.v1 import options_pb2
+from server.jobs.handling import JobContext, JobFailed
+from server.jobs.worker import JobWorker
+from server.settings import JobsSettings
+from storage.postgres import jobs
+from storage.postgres.jobs import Job
 from tests.client.conftest import CLIENT_ID, TOKEN, Running, Watched, status
 from tests.conftest import PASSWORD
 
 if TYPE_CHECKING:
+    from server.jobs.handling import Stores
     from tests.conftest import World
 
 ROOT = Path(__file__).parents[1]
@@ -145,3 +154,78 @@ async def test_node_resumes_what_breaks(node: Path) -> None:
 
 def test_the_lock_of_the_node_example_names_no_registry() -> None:
     assert '"resolved"' not in (ROOT / "examples/node/package-lock.json").read_text()
+
+
+NODE_WORKER = """
+    import { work } from './worker.js'
+    const { MRM_TARGET: target, TOKEN: token, REDIS: redis } = process.env
+    const worker = await work('reports', async (payload, { job, progress }) => {
+      await progress(1, 2, 'half')
+      if (payload.odd && job.attempts === 1) throw new Error('once more')
+      console.log('did', job.job_id)
+      return { by: 'node', n: payload.n, list: [1, null, { deep: true }] }
+    }, { redis, target, token, concurrency: 4, leaseSeconds: 5 })
+    console.log('working')
+    process.on('SIGTERM', () => worker.close().then(() => process.exit(0)))
+"""
+
+
+@pytest.mark.bar_e
+async def test_a_node_worker_and_a_python_worker_share_a_queue(world: World, stores: Stores, node: Path) -> None:
+    by_python: list[str] = []
+
+    async def handle(job: Job, context: JobContext) -> dict[str, object]:
+        await asyncio.sleep(0.02)
+        if job.payload["odd"] and job.attempts == 1:
+            raise JobFailed("once more")
+        by_python.append(str(job.id))
+        return {"by": "python", "n": job.payload["n"]}
+
+    key = await world.key([], options_pb2.PERMISSION_JOBS_WORK)
+    environment = {"MRM_TARGET": world.target, "TOKEN": key.token, "REDIS": world.connections.redis_dsn}
+    other = await asyncio.create_subprocess_exec(
+        "node", "--input-type=module", "--eval", NODE_WORKER,
+        cwd=node, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert other.stdout is not None
+    settings = stores.settings.model_copy(update={"jobs": JobsSettings(tick=0.05, concurrency={"reports": 2})})
+    stop = asyncio.Event()
+    try:
+        async with asyncio.timeout(60):
+            assert await other.stdout.readline() == b"working\n"
+            async with stores.database.transaction("make_jobs") as tx:
+                ids = [
+                    (
+                        await jobs.enqueue_internal(
+                            tx, type="generate_report", queue="reports", payload={"n": n, "odd": n % 5 == 0},
+                            backoff_base=timedelta(milliseconds=1),
+                        )
+                    ).id
+                    for n in range(60)
+                ]  # fmt: skip
+            worker = JobWorker(replace(stores, settings=settings), {"generate_report": handle}, ())
+            running = asyncio.create_task(worker.run(stop))
+            left = "SELECT count(*) FROM jobs WHERE id = ANY ($1) AND status IN ('pending', 'processing')"
+            while await stores.database.fetchval(left, ids):
+                await asyncio.sleep(0.05)
+            stop.set()
+            await running
+            other.terminate()
+            rest, _ = await other.communicate()
+    finally:
+        stop.set()
+        if other.returncode is None:
+            other.kill()
+            await other.wait()
+    errors = await stores.database.fetch("SELECT error FROM jobs WHERE id = ANY ($1) AND status = 'failed'", ids)
+    assert errors == []
+    by_node = [line.removeprefix("did ") for line in rest.decode().splitlines()]
+    assert len(by_node) > 0
+    assert len(by_python) > 0
+    assert sorted(by_node + by_python) == sorted(map(str, ids))
+    results = await stores.database.fetch("SELECT payload, result, attempts FROM jobs WHERE id = ANY ($1)", ids)
+    for payload, result, attempts in results:
+        expected = {"by": result["by"], "n": payload["n"]}
+        if result["by"] == "node":
+            expected["list"] = [1, None, {"deep": True}]
+        assert (result, attempts) == (expected, 2 if payload["odd"] else 1)
