@@ -61,7 +61,8 @@ def missing(row: Campaign, project_status: str, runnable: Set[UUID]) -> list[str
         name
         for name, there in (
             ("project", project_status not in ("completed", "archived")),
-            ("media_plan", row.plan_lineage_id in runnable),
+            # What was imported has a plan but no channel: nothing of that plan would pay for it.
+            ("media_plan", row.plan_lineage_id in runnable and row.plan_channel_id is not None),
             ("integration", row.platform == "other" or connected),
             ("total_budget", row.budget_total is not None),
         )

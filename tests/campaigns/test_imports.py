@@ -19,6 +19,7 @@ from mrm.operations.v1 import change_pb2, change_service_pb2
 from mrm.planning.v1 import media_plan_pb2, media_plan_service_pb2, project_member_pb2
 from tests.campaigns.importing import bring, fingerprint, row
 from tests.conftest import Failing, World
+from tests.planning import plans
 
 SKIP, UPDATE = campaign_import_pb2.DUPLICATE_HANDLING_SKIP, campaign_import_pb2.DUPLICATE_HANDLING_UPDATE
 YANDEX, VK, OTHER = platform_pb2.PLATFORM_YANDEX_DIRECT, platform_pb2.PLATFORM_VK_ADS, platform_pb2.PLATFORM_OTHER
@@ -37,7 +38,7 @@ async def campaigns_of(world: World, project_id: str) -> list[campaign_pb2.Campa
     return list((await world.admin.campaigns.ListCampaigns(request, metadata=world.admin.auth)).campaigns)
 
 
-async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World) -> None:
+async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World, failing: Failing) -> None:
     client = await world.client()
     budget = money_pb2.Money(currency_code="RUB", micros=1_000_000)
     project = await world.project(client.client_id, total_budget=budget)
@@ -85,6 +86,20 @@ async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World
     assert changed.campaign.media_plan_lineage_id == plan.lineage_id
     assert changed.campaign.media_plan_version == 1
 
+    # Whatever becomes of that plan, it pays for nothing.
+    other = await world.user("admin")
+    version = await plans.version(world.admin, plan.media_plan_id)
+    money = [plans.channel(1_000_000)]
+    await plans.change(world.admin, version.media_plan_id, channels=money, total_budget=plans.rub(1_000_000))
+    for caller, step in ((world.admin, "submit"), (other, "approve"), (other, "activate")):
+        await plans.step(caller, step, version.media_plan_id)
+    failure = await failing(
+        world.admin.campaigns.ResumeCampaign(
+            campaign_service_pb2.ResumeCampaignRequest(campaign_id=first.campaign_id), metadata=world.admin.auth
+        )
+    )
+    assert (failure.reason, failure.metadata["missing"]) == ("STATE_FORBIDS", "media_plan")
+
     # Every campaign has its record, and so has the plan, of the service itself.
     found = await world.admin.changes.ListChanges(
         change_service_pb2.ListChangesRequest(
@@ -96,7 +111,7 @@ async def test_campaigns_of_the_past_belong_to_a_plan_without_money(world: World
     assert sorted(c.resource_id for c in made if c.resource_type == "campaign") == [
         each.campaign_id for each in await campaigns_of(world, project.project_id)
     ]
-    [of_plan] = [c for c in made if c.resource_type == "media_plan"]
+    of_plan = next(c for c in reversed(made) if c.resource_type == "media_plan")
     assert of_plan.actor.kind == change_pb2.CHANGE_ACTOR_KIND_SYSTEM
     assert len([c for c in made if c.resource_type == "campaign_import"]) == 2
 
@@ -267,10 +282,10 @@ async def test_two_files_at_once_make_each_campaign_once(world: World) -> None:
     by_import = {state.campaign_import_id: state for state in states}
     assert sum(state.created_count for state in by_import.values()) == 60
     assert sum(state.skipped_count for state in by_import.values()) == 120
-    plans = await world.database.fetchval(
+    made = await world.database.fetchval(
         "SELECT count(*) FROM media_plans WHERE project_id = $1", UUID(project.project_id)
     )
-    assert plans == 1
+    assert made == 1
 
 
 @pytest.mark.parametrize(
