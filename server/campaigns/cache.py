@@ -27,9 +27,13 @@ from storage.scope import EVERYTHING, Scope
 
 MOST_CAMPAIGNS = 500
 """Larger projects are read page by page."""
+MOST_BYTES = 3 * 2**20
+"""Of the campaigns of one reply, which holds 4 MiB; and of a list that is kept."""
 
 _HEAD = struct.Struct(">qq")
 _ENTRY = struct.Struct(">16sI")
+# Shorter than any entry.
+_TOO_LONG = b"-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,15 @@ class CampaignList:
     parts: list[bytes]
 
     def page(self, after: UUID | None, size: int) -> tuple[list[bytes], UUID | None]:
-        """Up to `size` parts that come after an id, and the id of the last one if there are more."""
-        begin = 0 if after is None else bisect_right(self.ids, after)
-        end = begin + size
-        return self.parts[begin:end], self.ids[end - 1] if end < len(self.ids) else None
+        """Up to `size` parts after an id that fit into a reply, and the id of the last one if there are more."""
+        begin = end = 0 if after is None else bisect_right(self.ids, after)
+        room = MOST_BYTES
+        for part in self.parts[begin : begin + size]:
+            room -= len(part)
+            if room < 0 and end > begin:
+                break
+            end += 1
+        return self.parts[begin:end], self.ids[end - 1] if begin < end < len(self.ids) else None
 
 
 class CampaignCache:
@@ -68,7 +77,7 @@ class CampaignCache:
         """The campaigns of a project; none for one that the caller does not see.
 
         Returns:
-            None if they are to be read from PostgreSQL: the project is large, or Redis away.
+            None if they are to be read from PostgreSQL: there are many, they are large, or Redis is away.
         """
         state = await campaigns.project_state(self._database, scope, project_id, MOST_CAMPAIGNS + 1)
         if state is None:
@@ -79,8 +88,10 @@ class CampaignCache:
             kept = await self._store.read(project_id)
         except (StoreError, TimeoutError):
             return None
-        found = None if kept is None else _decoded(kept, state)
-        return found or await self._filled(project_id, state)
+        if kept is None or not kept.startswith(_head(state)):
+            found = await self._filled(project_id, state)
+            return found if _keepable(found) else None
+        return _decoded(kept)
 
     async def _filled(self, project_id: UUID, state: ProjectState) -> CampaignList:
         """Makes an entry; those who found the same state wait for one and the same.
@@ -100,27 +111,36 @@ class CampaignCache:
         parts = [pb.ListCampaignsResponse(campaigns=[convert.campaign(row)]).SerializeToString() for row in rows]
         made = CampaignList([row.id for row in rows], parts)
         if len(rows) <= MOST_CAMPAIGNS:
-            await self._store.write(project_id, _encoded(made, state))
+            # Of a list that is too long the head alone is kept: nobody makes it again in vain.
+            await self._store.write(project_id, _head(state) + (_encoded(made) if _keepable(made) else _TOO_LONG))
         return made
 
 
-def _encoded(made: CampaignList, state: ProjectState) -> bytes:
-    pieces = [_HEAD.pack(state.number, state.digest)]
+def _head(state: ProjectState) -> bytes:
+    return _HEAD.pack(state.number, state.digest)
+
+
+def _keepable(made: CampaignList) -> bool:
+    return sum(map(len, made.parts)) <= MOST_BYTES
+
+
+def _encoded(made: CampaignList) -> bytes:
+    pieces: list[bytes] = []
     for campaign_id, part in zip(made.ids, made.parts, strict=True):
         pieces += (_ENTRY.pack(campaign_id.bytes, len(part)), part)
     return b"".join(pieces)
 
 
-def _decoded(kept: bytes, state: ProjectState) -> CampaignList | None:
-    """An entry, if it is of this state and whole."""
-    if len(kept) < _HEAD.size or _HEAD.unpack_from(kept) != (state.number, state.digest):
+def _decoded(kept: bytes) -> CampaignList | None:
+    """The list of an entry; None if it was too long to be kept."""
+    if kept[_HEAD.size :] == _TOO_LONG:
         return None
     found = CampaignList([], [])
     at = _HEAD.size
-    while at + _ENTRY.size <= len(kept):
+    while at < len(kept):
         data, length = _ENTRY.unpack_from(kept, at)
         at += _ENTRY.size
         found.ids.append(UUID(bytes=data))
         found.parts.append(kept[at : at + length])
         at += length
-    return found if at == len(kept) and len(found.ids) == state.number else None
+    return found

@@ -1,6 +1,5 @@
 """CampaignService: campaigns on advertising platforms."""
 
-from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -9,13 +8,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from mrm.campaigns.v1 import campaign_pb2
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 from server.campaigns import batch, convert
-from server.campaigns.cache import CampaignCache, CampaignList
+from server.campaigns.cache import MOST_BYTES, CampaignCache, CampaignList
 from server.rpc.call import Call, Mutation
 from server.rpc.errors import NotFound
 from server.rpc.paging import Page, Pager
 from server.rpc.values import check_read_mask, masked, moment, optional_id, required_id
 from storage.postgres import campaigns
-from storage.postgres.campaigns import Campaign
 from storage.postgres.database import Database
 
 _ORDERS: Final = {
@@ -84,7 +82,17 @@ class CampaignService:
             ),
             order.key,
         )
-        return _listed(rows, request.read_mask, next_token)
+        response = pb.ListCampaignsResponse(next_page_token=next_token)
+        size = 0
+        for index, row in enumerate(rows):
+            campaign = masked(convert.campaign(row), request.read_mask)
+            size += campaign.ByteSize()
+            if size > MOST_BYTES and index:
+                last = rows[index - 1]
+                response.next_page_token = page.token(last.id, "" if order.key is None else order.key(last))
+                break
+            response.campaigns.append(campaign)
+        return response
 
     async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, call: Mutation) -> pb.UpdateCampaignResponse:
         """Changes a campaign that is not archived."""
@@ -113,8 +121,3 @@ def _cut(known: CampaignList, page: Page, mask: FieldMask) -> pb.ListCampaignsRe
     return pb.ListCampaignsResponse(
         campaigns=[masked(campaign, mask) for campaign in listed.campaigns], next_page_token=token
     )
-
-
-def _listed(rows: Sequence[Campaign], mask: FieldMask, next_token: str) -> pb.ListCampaignsResponse:
-    listed = [masked(convert.campaign(row), mask) for row in rows]
-    return pb.ListCampaignsResponse(campaigns=listed, next_page_token=next_token)

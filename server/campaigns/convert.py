@@ -7,7 +7,7 @@ from google.protobuf.json_format import MessageToDict
 
 from mrm.campaigns.v1 import campaign_pb2
 from mrm.common.v1 import platform_pb2
-from server.campaigns import effective, platform_settings
+from server.campaigns import effective, platform_settings, storable
 from server.rpc.errors import InvalidRequest
 from server.rpc.values import EnumWords, etag, money, optional_amount, timestamp
 from storage.postgres.campaigns import Campaign
@@ -67,14 +67,14 @@ def writable(message: campaign_pb2.Campaign, platform: str, currency: str, befor
 
     Raises:
         InvalidRequest: A budget is in another currency, negative, or the daily one above the total one; settings are of
-            another platform; something is too large.
+            another platform; something is too large, or cannot be stored.
     """
     daily = optional_amount(message, "daily_budget", currency)
     total = optional_amount(message, "total_budget", currency)
     if daily is not None and total is not None and daily > total:
         raise InvalidRequest.field("campaign.daily_budget", "BUDGET_ORDER", "must not be above total_budget")
     known = {} if before is None else before.settings
-    return {
+    columns = {
         "name": message.display_name,
         "budget_daily": daily,
         "budget_total": total,
@@ -84,10 +84,17 @@ def writable(message: campaign_pb2.Campaign, platform: str, currency: str, befor
         if message.HasField("settings")
         else {},
     }
+    storable.check(columns)
+    return columns
 
 
 def _configuration(message: campaign_pb2.Campaign) -> dict[str, Any]:
-    plain = MessageToDict(message.configuration)
+    try:
+        plain = MessageToDict(message.configuration)
+    except ValueError:
+        raise InvalidRequest.field(
+            "campaign.configuration", "NUMBER_INVALID", "holds a number that JSON does not have"
+        ) from None
     if len(json.dumps(plain, ensure_ascii=False).encode()) > _LARGEST_CONFIGURATION:
         raise InvalidRequest.field("campaign.configuration", "TOO_LARGE", "must be at most 64 KiB as JSON")
     return plain

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 
 from mrm.campaigns.v1 import campaign_import_service_pb2 as pb
 from server.campaigns.convert import CAMPAIGN_STATUSES, PLATFORMS
+from server.campaigns.storable import holds_nul
 from server.rpc.validation import violations
 from storage.postgres.campaign_imports import Account, Held
 from storage.postgres.ids import new_id
@@ -110,7 +111,7 @@ def read(row: pb.CampaignImportRow, target: Target) -> Wanted | list[tuple[str, 
     if row.configuration.ByteSize() > _LARGEST_CONFIGURATION:
         faults.append(("configuration", "TOO_LARGE", "is larger than 64 KiB"))
     configuration = MessageToDict(row.configuration)
-    if _holds_nul(configuration):
+    if holds_nul(configuration):
         faults.append(("configuration", "NUL_CHARACTER", "holds a NUL character"))
     platform = PLATFORMS.word(row.platform)
     integration_id, unknown = _account(platform, row.account_id, target.accounts)
@@ -245,12 +246,3 @@ def _campaign(row: Wanted, target: Target) -> Held:
 
 def _amount(micros: int) -> Decimal:
     return Decimal(micros).scaleb(-6)
-
-
-def _holds_nul(value: Any) -> bool:
-    """Whether PostgreSQL would refuse a text of some JSON."""
-    if isinstance(value, dict):
-        return any("\x00" in name or _holds_nul(each) for name, each in value.items())
-    if isinstance(value, list):
-        return any(_holds_nul(each) for each in value)
-    return isinstance(value, str) and "\x00" in value

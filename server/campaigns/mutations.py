@@ -12,6 +12,7 @@ from server.rpc.call import Mutation
 from server.rpc.errors import DomainError, InvalidRequest
 from server.rpc.status import to_status
 from server.rpc.validation import validate
+from server.rpc.values import check_read_mask, masked
 
 
 class StepRequest(Protocol):
@@ -64,6 +65,7 @@ class MutationRpcs:
 
     async def MutateCampaigns(self, request: pb.MutateCampaignsRequest, call: Mutation) -> pb.MutateCampaignsResponse:
         """Takes many steps at once."""
+        check_read_mask(request.read_mask, campaign_pb2.Campaign)
         outcomes: list[campaign_pb2.Campaign | DomainError] = []
         steps: list[Operation] = []
         places: list[int] = []
@@ -93,7 +95,7 @@ class MutationRpcs:
             if isinstance(outcome, DomainError):
                 response.results.add(status=to_status(outcome, call.request_id))
             else:
-                response.results.add(campaign=outcome)
+                response.results.add(campaign=masked(outcome, request.read_mask))
                 response.success_count += 1
         return response
 

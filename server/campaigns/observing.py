@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from server.campaigns import convert, lifecycle
@@ -17,6 +17,8 @@ from storage.postgres.campaigns import Campaign
 from storage.postgres.database import Transaction
 from storage.scope import EVERYTHING
 
+_MOST_REASONS: Final = 20
+_LONGEST_TEXT: Final = 500
 # What counts as news. The rest, such as when it was seen, differs with every look.
 _NEWS = ("state", "moderation", "payment")
 
@@ -122,14 +124,19 @@ def observed(seen: PlatformCampaign, at: datetime) -> dict[str, Any]:
         "state": seen.state.value,
         "moderation": seen.moderation.value,
         "payment": seen.payment.value,
-        "reasons": list(seen.reasons),
+        "reasons": [_text(reason) for reason in seen.reasons[:_MOST_REASONS]],
         "at": at.isoformat(),
-        "name": seen.name,
+        "name": _text(seen.name),
     }
     for name, amount in (("daily_budget", seen.daily_budget), ("total_budget", seen.total_budget)):
         if amount is not None:
             words[name] = _money(amount)
     return {name: value for name, value in words.items() if value not in (State.UNKNOWN.value, [])}
+
+
+def _text(found: str) -> str:
+    """What a platform wrote, as far as it can be stored."""
+    return found.replace("\x00", "")[:_LONGEST_TEXT]
 
 
 def _money(amount: Amount) -> dict[str, Any]:

@@ -112,6 +112,19 @@ async def test_only_what_is_asked_for_is_read(shelf: Shelf, failing: Failing) ->
     assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, {"read_mask": "FIELD_UNKNOWN"})
 
 
+async def test_a_token_holds_the_longest_name(world: World) -> None:
+    project = await world.project((await world.client()).client_id)
+    for _ in range(2):
+        await world.campaign(project.project_id, display_name="\U0001f600" * 255)
+    request = pb.ListCampaignsRequest(page_size=1, order_by=pb.CAMPAIGN_ORDER_NAME)
+    request.filter.project_id = project.project_id
+    first = await world.admin.campaigns.ListCampaigns(request, metadata=world.admin.auth)
+    request.page_token = first.next_page_token
+    second = await world.admin.campaigns.ListCampaigns(request, metadata=world.admin.auth)
+    assert len(second.campaigns) == 1
+    assert second.campaigns != first.campaigns
+
+
 async def test_a_token_is_of_its_order(shelf: Shelf, failing: Failing) -> None:
     admin = shelf.where.world.admin
     request = pb.ListCampaignsRequest(page_size=1, order_by=pb.CAMPAIGN_ORDER_NAME)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
+from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 
 from mrm.campaigns.v1 import campaign_pb2
@@ -176,12 +179,56 @@ async def test_nobody_reaches_further_with_many_than_with_one(world: World) -> N
     assert told(await mutate(world.admin, *both)) == ["STATE_FORBIDS", "STATE_FORBIDS", "OK"]
 
 
+async def test_what_cannot_be_stored_is_told_at_its_place(world: World) -> None:
+    where = await place(world)
+    infinite = struct_pb2.Struct()
+    infinite.fields["bid"].number_value = float("inf")
+    broken = [
+        {"display_name": "  "},
+        {"display_name": "a\x00b"},
+        {"external_id": " "},
+        {"total_budget": rub(10**12)},
+        {"configuration": {"list": [{"a": "\x00"}]}},
+        {"configuration": infinite},
+        {"settings": {"other": {"source": "\x00"}}},
+        {"settings": {"vk_ads": {}}},
+    ]
+    response = await mutate(world.admin, *(create(where, **fields) for fields in [*broken, {}]))
+    assert told(response) == ["INVALID_FIELDS"] * len(broken) + ["OK"]
+
+
+async def test_many_at_once_lose_nothing(world: World) -> None:
+    where = await place(world)
+    made = [await where.campaign("paused", total_budget=rub(100)) for _ in range(10)]
+    ids = [campaign.campaign_id for campaign in made]
+
+    async def raise_all(order: list[str]) -> int:
+        # Each fits alone, and only one of all calls can have it all.
+        steps = [change(campaign_id, total_budget=rub(100)) for campaign_id in order]
+        return (
+            await mutate(world.admin, *steps, create(where, **{**where.planned, "total_budget": rub(1)}))
+        ).success_count
+
+    async def flip(campaign_id: str) -> None:
+        await step(world.admin, "resume", campaign_id)
+        await step(world.admin, "pause", campaign_id)
+
+    await where.set(ids[0], budget_total=Decimal(98))
+    counts = await asyncio.gather(
+        *(raise_all(ids[1:] if number % 2 else ids[:0:-1]) for number in range(6)), *(flip(each) for each in ids[1:4])
+    )
+    assert sorted(count for count in counts if count is not None) == [9, 9, 9, 9, 10, 10]
+    taken = "SELECT sum(budget_total) FROM campaigns WHERE plan_channel_id = $1"
+    assert await world.database.fetchval(taken, UUID(where.channel_ids[0])) == 1000
+
+
 async def test_a_thousand_in_one_call(world: World) -> None:
     where = await place(world)
     drafts = [create(where, display_name=f"Bulk {number}") for number in range(1000)]
-    made = await mutate(world.admin, *drafts)
+    made = await mutate(world.admin, *drafts, read_mask={"paths": ["campaign_id", "display_name"]})
     assert made.success_count == 1000
     ids = [result.campaign.campaign_id for result in made.results]
+    assert made.results[0].campaign == campaign_pb2.Campaign(campaign_id=ids[0], display_name="Bulk 0")
     assert [result.campaign.display_name for result in made.results] == [f"Bulk {number}" for number in range(1000)]
     archived = await mutate(world.admin, *(take("archive", campaign_id) for campaign_id in ids))
     assert archived.success_count == 1000

@@ -200,7 +200,7 @@ class ListCampaignsRequest(_message.Message):
     ORDER_BY_FIELD_NUMBER: _builtins.int
     READ_MASK_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Campaigns per page: 50 if 0, at most 500."""
+    """Campaigns per page: 50 if 0, at most 500; fewer where they are so large that a message would not hold them."""
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter; empty for the first."""
     order_by: Global___CampaignOrder.ValueType
@@ -893,6 +893,7 @@ class MutateCampaignsRequest(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     ATOMIC_FIELD_NUMBER: _builtins.int
+    READ_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     validate_only: _builtins.bool
     """Whether only to say what would come of it. Nothing is stored; ids of new campaigns are empty."""
@@ -904,17 +905,24 @@ class MutateCampaignsRequest(_message.Message):
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___CampaignOperation]:
         """The steps, 1 to 1 000; no two name the same campaign. Each is checked by itself, and a broken one is told at its place."""
 
+    @_builtins.property
+    def read_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields of the campaigns to return; all if absent. Name few for many campaigns with large configurations: a message holds
+        4 MiB.
+        """
+
     def __init__(
         self,
         *,
         operations: _abc.Iterable[Global___CampaignOperation] | None = ...,
         validate_only: _builtins.bool = ...,
         atomic: _builtins.bool = ...,
+        read_mask: _field_mask_pb2.FieldMask | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["read_mask", b"read_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["atomic", b"atomic", "operations", b"operations", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["atomic", b"atomic", "operations", b"operations", "read_mask", b"read_mask", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
