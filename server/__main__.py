@@ -4,8 +4,10 @@ import typer
 
 from server.cli import (
     admin,
+    alerts,
     backfill,
     campaigns,
+    budget,
     changes,
     demo,
     export,
@@ -14,6 +16,7 @@ from server.cli import (
     ingest,
     jobs,
     keys,
+    mail,
     migrate,
     plans,
     rollup,
@@ -47,6 +50,9 @@ app.add_typer(campaigns.commands, name="campaigns")
 app.add_typer(rollup.commands, name="rollup")
 app.command()(rollup.restatements)
 app.add_typer(jobs.commands, name="jobs")
+app.add_typer(budget.commands, name="budget")
+app.add_typer(alerts.commands, name="alerts")
+app.add_typer(mail.commands, name="mail")
 app.command()(ingest.ingest)
 app.command()(watch.watch)
 app.command()(changes.changes)
