@@ -65,6 +65,8 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "-250,000.00 RUB" in output
     assert "MEDIA_PLAN_DECISION_KIND_ACTIVATE" in output
     assert "is archived: nothing of it can be changed" in output
+    assert '"BUDGET_LEVEL_PROJECT"' in output
+    assert '"BUDGET_ALERT_POLICY_SOURCE_CLIENT"' in output
     assert "must be a valid UUID" in output
     assert "neither the client nor an agency above it has this account" in output
     assert "1 created, 0 updated, 1 skipped, 0 failed" in output
