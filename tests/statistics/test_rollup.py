@@ -420,6 +420,49 @@ async def test_marks_made_while_a_rollup_reads_are_not_lost(desk: Desk) -> None:
     assert await book.opened.database.fetchval("SELECT count(*) FROM campaign_statistics") == 9
 
 
+async def test_a_rollup_that_fails_leaves_its_marks(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = await ledger(desk)
+    [campaign] = book.campaigns
+    await book.put(1, snap(campaign, book.ago(3).isoformat(), (5, 5, 5)))
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("the worker is lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rollups, "note_checks_internal", fail)
+        with pytest.raises(RuntimeError):
+            await book.run(cause="new_reading")
+    assert await book.rows() == []
+    assert (await book.run(cause="new_reading"))["written"] == 1
+    assert await book.opened.database.fetchval("SELECT count(*) FROM rollup_marks") == 0
+
+
+async def test_a_project_adds_up_one_currency_only(desk: Desk) -> None:
+    book = await ledger(desk)
+    [roubles] = book.campaigns
+    euros = await desk.stores.campaign(book.client_id, roubles.project_id, currency="EUR")
+    day = book.ago(2).isoformat()
+    await book.put(1, snap(roubles, day, (1, 1, 70)), snap(euros, day, (1, 1, 900)))
+    await book.run(cause="new_reading")
+    spent = await book.opened.database.fetchrow(
+        "SELECT p.budget_spent, (SELECT budget_spent FROM campaigns WHERE id = $2) FROM projects p WHERE p.id = $1",
+        roubles.project_id, euros.id,
+    )  # fmt: skip
+    assert spent is not None
+    assert tuple(spent) == (70, 900)
+    checks = await rollups.list_checks(book.opened.database, EVERYTHING, book.client_id, limit=10)
+    assert [(each.currency, each.stored.cost_micros, each.state) for each in checks] == [
+        ("RUB", 70 * 10**6, "matched"),
+        ("EUR", 900 * 10**6, "matched"),
+    ]
+    # What platforms take back is given back.
+    await book.put(2, snap(roubles, day, (1, 1, 60)))
+    await book.run(cause="new_reading")
+    assert (
+        await book.opened.database.fetchval("SELECT budget_spent FROM projects WHERE id = $1", roubles.project_id) == 60
+    )
+
+
 async def test_jobs_are_made_for_whoever_is_due(desk: Desk) -> None:
     book = await ledger(desk)
     await desk.tenant(0)
