@@ -26,8 +26,8 @@ from tests.conftest import PASSWORD, World
 
 from .conftest import Mrm
 
-# Jobs of the running server write these; everything else is data.
-_OF_JOBS = ("leases", "outbox", "metric_settings", "metric_cursors")
+# Jobs of the running server write these, or are told by them what to look at; everything else is data.
+_OF_JOBS = ("leases", "outbox", "metric_settings", "metric_cursors", "rollup_marks")
 
 
 @dataclass(frozen=True)
