@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from mrm.statistics.v1 import snapshot_pb2
 from mrm.statistics.v1.statistics_service_pb2 import AppendMetricsRequest
 from server.jobs.handling import JobContext
+from server.pacing.check_job import enqueue_check
 from server.platforms.interface import (
     AnalyticsConnector,
     Attribution,
@@ -75,6 +76,9 @@ async def _work(job: Job, context: JobContext, account: OpenAccount) -> Mapping[
             reread_from=stream.reread_from,
         )
         await trouble.recovered_stream(tx, job, integration, "statistics")
+        # In one order, so that two accounts of the same clients do not wait for each other in a circle.
+        for client_id in sorted({each.client_id for each in campaigns}):
+            await enqueue_check(tx, client_id)
     return reading.result()
 
 

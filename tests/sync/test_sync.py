@@ -56,6 +56,9 @@ async def test_campaigns_and_figures_come_in_as_the_platform_has_them(
     done = await desk.sync(STATISTICS)
     assert done.status == "completed", done.error
     assert done.result is not None and done.result["campaigns"] == 2
+    # What was spent is looked at again.
+    asked = "SELECT count(*) FROM jobs WHERE unique_key = $1"
+    assert await world.database.fetchval(asked, f"budget_check:{desk.client_id}") == 1
     found = await desk.clicks(ago(30), ago(1))
     assert found == expected(desk, ago(30), ago(1))
     status = await desk.status()
