@@ -20,8 +20,8 @@ from storage.scope import EVERYTHING
 Answered = TypeVar("Answered")
 
 # Somebody else may have taken the refresh token, which some platforms take only once, and not have stored the new one.
-_WAITS = 15
-_WAIT_SECONDS = 0.2
+_WAITS = 8
+_WAIT_SECONDS = 0.15
 
 
 def bound_to(integration_id: UUID, client_id: UUID) -> bytes:

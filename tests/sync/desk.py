@@ -102,12 +102,16 @@ class Office:
         request = sync_service_pb2.GetSyncStatusRequest(integration_id=self.integration_id)
         return (await self.admin.syncs.GetSyncStatus(request, metadata=self.admin.auth)).status
 
+    def request(self, stream: int, **fields: object) -> sync_service_pb2.SyncIntegrationRequest:
+        return sync_service_pb2.SyncIntegrationRequest(
+            integration_id=self.integration_id,
+            streams=[stream],  # type: ignore[list-item]
+            **fields,  # type: ignore[arg-type]
+        )
+
     async def make(self, stream: int, **fields: object) -> Job:
         """The job that reads a stream."""
-        request = sync_service_pb2.SyncIntegrationRequest(
-            integration_id=self.integration_id, streams=[stream], **fields  # type: ignore[arg-type, list-item]
-        )  # fmt: skip
-        reply = await self.admin.syncs.SyncIntegration(request, metadata=self.admin.auth)
+        reply = await self.admin.syncs.SyncIntegration(self.request(stream, **fields), metadata=self.admin.auth)
         return await self.job(UUID(reply.jobs[0].job_id))
 
     async def sync(self, stream: int, **fields: object) -> Job:
