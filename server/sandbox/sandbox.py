@@ -7,7 +7,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ class _Fault:
     how: str
     platform: str
     path: str
+    method: str
     times: int
 
 
@@ -286,27 +287,31 @@ class Sandbox:
         self.save()
         return {"now": self.state.now().isoformat()}
 
-    def misbehave(self, how: str, *, platform: str = "", path: str = "", times: int = 1) -> dict[str, Any]:
+    def misbehave(
+        self, how: str, *, platform: str = "", path: str = "", method: str = "", times: int = 1
+    ) -> dict[str, Any]:
         """Spoils the next answers.
 
         Args:
-            how: A misdeed (`slow`, `cut`, `length`, `huge`, `garbage`, `redirect`), an HTTP status from 400, or an
-                error of Yandex Direct as `error 152`.
+            how: A misdeed (`slow`, `cut`, `length`, `huge`, `garbage`, `redirect`), an HTTP status from 400, an error
+                of Yandex Direct as `error 152`, or `lost`: what is asked is done, and the answer never comes.
             platform: Of this platform only.
             path: Of requests whose path contains this only.
+            method: Of requests with this HTTP method only.
             times: So many; for ever if negative, no more if 0.
         """
-        if how not in MISDEEDS and not how.startswith("error ") and not how.isdigit():
+        if how not in MISDEEDS | {"lost"} and not how.startswith("error ") and not how.isdigit():
             raise ValueError(f"unknown misdeed {how}")
-        self._faults = [each for each in self._faults if (each.how, each.platform, each.path) != (how, platform, path)]
+        made = _Fault(how, platform, path, method, times)
+        self._faults = [each for each in self._faults if replace(each, times=times) != made]
         if times:
-            self._faults.append(_Fault(how, platform, path, times))
+            self._faults.append(made)
         return {}
 
-    def fault(self, platform: str, path: str) -> str:
+    def fault(self, platform: str, path: str, method: str) -> str:
         """What is to be done to this request; empty if nothing."""
         for each in self._faults:
-            if each.platform in ("", platform) and each.path in path and each.times:
+            if each.platform in ("", platform) and each.path in path and each.method in ("", method) and each.times:
                 each.times -= 1
                 self._faults = [one for one in self._faults if one.times]
                 return each.how

@@ -85,13 +85,15 @@ class _Served:
                 return await handler(request)
             body = await request.read()
             sandbox.asked.append(Asked(request.method, request.path, dict(request.headers), dict(request.query), body))
-            how = sandbox.fault(_platform(request.path), request.path)
+            how = sandbox.fault(_platform(request.path), request.path, request.method)
             response = await _spoilt(request, how) if how in MISDEEDS else None
             if response is None and how.isdigit():
                 response = web.json_response({"error": {"code": how, "message": "error"}}, status=int(how))
             if response is None:
-                request[_FAULT] = how
+                request[_FAULT] = "" if how == "lost" else how
                 response = await handler(request)
+                if how == "lost":
+                    response = await _spoilt(request, "cut")
             if sandbox.told is not None:
                 sandbox.told(request.method, request.path, response.status)
             return response

@@ -22,7 +22,7 @@ from tests.conftest import Caller, World
 
 Platform = Literal["yandex_direct", "vk_ads", "yandex_metrika"]
 ENTITIES, STATISTICS = sync_pb2.SYNC_STREAM_KIND_ENTITIES, sync_pb2.SYNC_STREAM_KIND_STATISTICS
-_PLATFORMS = {"yandex_direct": platform_pb2.PLATFORM_YANDEX_DIRECT, "vk_ads": platform_pb2.PLATFORM_VK_ADS}
+PLATFORMS = {"yandex_direct": platform_pb2.PLATFORM_YANDEX_DIRECT, "vk_ads": platform_pb2.PLATFORM_VK_ADS}
 LEASE = timedelta(seconds=30)
 
 
@@ -81,7 +81,7 @@ class Office:
 
     async def link(self, external_id: int | str, **fields: object) -> str:
         """A campaign of ours that is the one there."""
-        made = await self.world.campaign(self.project_id, platform=_PLATFORMS[self.platform], **fields)
+        made = await self.world.campaign(self.project_id, platform=PLATFORMS[self.platform], **fields)
         request = campaign_service_pb2.LinkExternalCampaignRequest(
             campaign_id=made.campaign_id, integration_id=self.integration_id, external_id=str(external_id)
         )

@@ -144,9 +144,7 @@ async def test_a_report_in_the_queue_is_waited_for_under_its_name(world: World, 
 
 
 @pytest.mark.parametrize(("how", "fault"), [("garbage", "malformed"), ("503", "unavailable")])
-async def test_what_goes_wrong_again_and_again_is_told(
-    world: World, stores: Stores, how: str, fault: str
-) -> None:
+async def test_what_goes_wrong_again_and_again_is_told(world: World, stores: Stores, how: str, fault: str) -> None:
     desk = await office(world, stores, "vk_ads", campaigns=1)
     job = await desk.make(ENTITIES)
     desk.sandbox.misbehave(how, platform="vk_ads", path="ad_plans.json", times=-1)
