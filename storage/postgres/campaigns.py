@@ -83,6 +83,7 @@ class BoundCampaign:
     plan_lineage_id: UUID
 
 
+# What comes from another table than `campaigns` belongs into `_VERSION` below, too.
 _COLUMNS = """c.id, c.client_id, c.project_id, c.plan_lineage_id, c.plan_version, c.plan_channel_id, c.integration_id,
   c.external_id, c.platform, c.name, c.status, c.currency, c.budget_daily, c.budget_total, c.budget_spent,
   c.configuration, c.observed, c.last_synced_at, c.revision, c.created_at, c.updated_at, c.settings, c.rejection_reason,
