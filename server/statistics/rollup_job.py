@@ -138,7 +138,8 @@ class Rollup:
         if payload.cause == "new_reading":
             await self._marked()
         elif payload.cause == "requested" and payload.first and payload.last:
-            await self._spans(days.between(payload.first, min(payload.last, self._ended)), "requested")
+            wanted = days.between(max(payload.first, self._oldest), min(payload.last, self._ended))
+            await self._spans(wanted, "requested")
         else:
             await self._day_close()
         if self._tally.written:

@@ -267,6 +267,13 @@ async def test_what_came_too_late_is_put_aside(desk: Desk) -> None:
     assert await book.opened.database.fetchval("SELECT count(*) FROM rollup_marks") == 0
 
 
+async def test_a_wish_reaches_no_further_than_figures_are_kept(desk: Desk) -> None:
+    book = await ledger(desk, keep_months=1)
+    expected = (book.ago(1) - days.months_before(book.ago(1), 1)).days + 1
+    assert (await book.run(cause="requested", first=date(1, 1, 1), last=book.today))["days"] == expected
+    assert (await book.run(cause="requested", first=date(1, 1, 1), last=date(2020, 1, 1)))["days"] == 0
+
+
 async def test_drift_is_found_and_healed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rollup_job, "_MARK_SECONDS", 0.01)
     book = await ledger(desk, campaigns=2)

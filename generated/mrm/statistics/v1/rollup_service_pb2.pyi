@@ -36,7 +36,7 @@ class RunRollupRequest(_message.Message):
     """UUID chosen by the caller that makes a retry safe."""
     @_builtins.property
     def dates(self) -> _time_pb2.DateRange:
-        """Days in the client's time zone; all of them must be over."""
+        """Days in the client's time zone; all of them must be over. Those older than daily figures are kept are left out."""
 
     def __init__(
         self,
