@@ -5,11 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from google.protobuf import json_format
-
 from mrm.accounts.v1 import api_key_pb2, client_pb2, integration_pb2, service_account_pb2, session_pb2, user_pb2
 from mrm.common.v1 import options_pb2
-from server.rpc.values import EnumWords, etag, timestamp
+from server.rpc.values import EnumWords, etag, json_of, timestamp
 from storage.postgres.api_keys import ApiKey
 from storage.postgres.clients import Client, Member
 from storage.postgres.integrations import Integration
@@ -189,7 +187,7 @@ def integration(row: Integration) -> integration_pb2.Integration:
 def settings_column(message: client_pb2.ClientSettings) -> dict[str, Any]:
     """The settings column of a message; empty fields take their defaults."""
     known = {key: getattr(message, field) or default for field, (key, default) in _SETTINGS.items()}
-    return json_format.MessageToDict(message.extra) | known
+    return json_of(message.extra, "client.settings.extra") | known
 
 
 def writable(message: client_pb2.Client) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 import json
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToDict
-
 from mrm.campaigns.v1 import campaign_pb2
 from mrm.common.v1 import platform_pb2
 from server.campaigns import effective, platform_settings, storable
 from server.rpc.errors import InvalidRequest
-from server.rpc.values import EnumWords, etag, money, optional_amount, timestamp
+from server.rpc.values import EnumWords, etag, json_of, money, optional_amount, timestamp
 from storage.postgres.campaigns import Campaign
 
 PLATFORMS = EnumWords(platform_pb2.Platform, "PLATFORM_")
@@ -89,12 +87,7 @@ def writable(message: campaign_pb2.Campaign, platform: str, currency: str, befor
 
 
 def _configuration(message: campaign_pb2.Campaign) -> dict[str, Any]:
-    try:
-        plain = MessageToDict(message.configuration)
-    except ValueError:
-        raise InvalidRequest.field(
-            "campaign.configuration", "NUMBER_INVALID", "holds a number that JSON does not have"
-        ) from None
-    if len(json.dumps(plain, ensure_ascii=False).encode()) > _LARGEST_CONFIGURATION:
+    configuration = json_of(message.configuration, "campaign.configuration")
+    if len(json.dumps(configuration, ensure_ascii=False).encode()) > _LARGEST_CONFIGURATION:
         raise InvalidRequest.field("campaign.configuration", "TOO_LARGE", "must be at most 64 KiB as JSON")
-    return plain
+    return configuration

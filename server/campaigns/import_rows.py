@@ -8,12 +8,12 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from google.protobuf.json_format import MessageToDict
-
 from mrm.campaigns.v1 import campaign_import_service_pb2 as pb
 from server.campaigns.convert import CAMPAIGN_STATUSES, PLATFORMS
 from server.campaigns.storable import holds_nul
+from server.rpc.errors import InvalidRequest
 from server.rpc.validation import violations
+from server.rpc.values import json_of
 from storage.postgres.campaign_imports import Account, Held
 from storage.postgres.ids import new_id
 
@@ -110,7 +110,11 @@ def read(row: pb.CampaignImportRow, target: Target) -> Wanted | list[tuple[str, 
     status = CAMPAIGN_STATUSES.optional_word(row.status) or "archived"
     if row.configuration.ByteSize() > _LARGEST_CONFIGURATION:
         faults.append(("configuration", "TOO_LARGE", "is larger than 64 KiB"))
-    configuration = MessageToDict(row.configuration)
+    configuration: dict[str, Any] = {}
+    try:
+        configuration = json_of(row.configuration, "configuration")
+    except InvalidRequest as error:
+        faults += [(found.field, found.reason, found.description) for found in error.violations]
     if holds_nul(configuration):
         faults.append(("configuration", "NUL_CHARACTER", "holds a NUL character"))
     platform = PLATFORMS.word(row.platform)

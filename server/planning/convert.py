@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import ParseDict
 
 from mrm.planning.v1 import project_member_pb2, project_pb2
 from server.rpc.errors import InvalidRequest
-from server.rpc.values import EnumWords, day, etag, money, optional_amount, timestamp
+from server.rpc.values import EnumWords, day, etag, json_of, money, optional_amount, timestamp
 from storage.postgres.project_team import TeamMember
 from storage.postgres.projects import Project
 
@@ -56,7 +56,7 @@ def writable(message: project_pb2.Project, currency: str) -> dict[str, Any]:
     start, end = day(message.start_date, "project.start_date"), day(message.end_date, "project.end_date")
     if start and end and end < start:
         raise InvalidRequest.field("project.end_date", "DATE_ORDER", "must not be before start_date")
-    brief = MessageToDict(message.brief, preserving_proto_field_name=True)
+    brief = json_of(message.brief, "project.brief")
     if len(json.dumps(brief.get("extra", {}), ensure_ascii=False).encode()) > _LARGEST_EXTRA:
         raise InvalidRequest.field("project.brief.extra", "TOO_LARGE", "must be at most 32 KiB as JSON")
     return {

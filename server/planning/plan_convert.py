@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from google.protobuf import json_format
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from mrm.common.v1 import channel_pb2, money_pb2, platform_pb2, time_pb2
@@ -17,7 +17,7 @@ from mrm.planning.v1 import media_plan_service_pb2 as rpc_pb
 from server import budgets
 from server.rpc.auditing import audit_diff
 from server.rpc.errors import InvalidRequest
-from server.rpc.values import EnumWords, amount, day, etag, money, timestamp
+from server.rpc.values import EnumWords, amount, day, etag, json_of, money, timestamp
 from storage.postgres.ids import new_id
 from storage.postgres.media_plan_history import Comment, Decision
 from storage.postgres.media_plans import MediaPlan
@@ -137,7 +137,7 @@ def writable(message: pb.MediaPlan, frame: Frame, known: Collection[str]) -> dic
         "name": message.display_name,
         "total_budget": amount(money_pb2.Money(micros=total)),
         "channels": channels,
-        "targeting": MessageToDict(message.targeting, preserving_proto_field_name=True),
+        "targeting": json_of(message.targeting, "media_plan.targeting"),
     }
 
 
@@ -166,7 +166,7 @@ def _entry(channel: pb.PlanChannel, frame: Frame, known: Collection[str], path: 
         entry["kpis"] = _kpis(channel, path)
     if channel.HasField("extra"):
         _check_extra(channel.extra, f"{path}.extra")
-        entry["extra"] = MessageToDict(channel.extra)
+        entry["extra"] = json_of(channel.extra, f"{path}.extra")
     return entry
 
 
@@ -200,7 +200,7 @@ def _micros(value: money_pb2.Money, currency: str, path: str) -> int:
 
 
 def _check_extra(extra: Struct, path: str) -> None:
-    if len(json.dumps(MessageToDict(extra), ensure_ascii=False).encode()) > _LARGEST_EXTRA:
+    if len(json.dumps(json_of(extra, path), ensure_ascii=False).encode()) > _LARGEST_EXTRA:
         raise InvalidRequest.field(path, "TOO_LARGE", "must be at most 8 KiB as JSON")
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -80,6 +81,22 @@ def day(text: str, field: str) -> date | None:
         return date.fromisoformat(text)
     except ValueError:
         raise InvalidRequest.field(field, "DATE_INVALID", "is not a day of the calendar") from None
+
+
+def json_of(message: Message, field: str) -> dict[str, Any]:
+    """A message as plain JSON.
+
+    Args:
+        message: The message, for example a Struct.
+        field: Its path in the request.
+
+    Raises:
+        InvalidRequest: It holds a number that JSON does not have, such as infinity.
+    """
+    try:
+        return MessageToDict(message, preserving_proto_field_name=True)
+    except (ValueError, SerializeToJsonError):
+        raise InvalidRequest.field(field, "NUMBER_INVALID", "holds a number that JSON does not have") from None
 
 
 def time_zone(name: str, field: str) -> ZoneInfo:

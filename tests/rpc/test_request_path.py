@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from google.protobuf import struct_pb2
 
 from mrm.accounts.v1 import (
     api_key_service_pb2,
@@ -25,6 +26,7 @@ from storage.redis.limits import RateLimiter
 from storage.redis.multiplex import MultiplexedRedis
 from storage.redis.sessions import SCRIPTS, SessionStore
 from tests.conftest import PASSWORD, Failing, World
+from tests.planning import plans
 
 
 async def test_login_opens_a_session_and_logout_ends_it(world: World, failing: Failing) -> None:
@@ -311,3 +313,23 @@ async def test_metadata_that_is_not_text_is_no_credential(world: World, failing:
     metadata = (("authorization-bin", base64.b64encode(b"\xff")),)
     call = world.caller().clients.ListClients(client_service_pb2.ListClientsRequest(), metadata=metadata)
     assert (await failing(call)).reason == "CREDENTIALS_MISSING"
+
+
+async def test_a_number_that_json_does_not_have_is_the_callers_mistake(world: World, failing: Failing) -> None:
+    infinite = struct_pb2.Struct()
+    infinite.fields["bid"].number_value = float("inf")
+    client = await world.client()
+    project = await world.project(client.client_id)
+    for call, field in (
+        (world.client(settings={"extra": infinite}), "client.settings.extra"),
+        (world.project(client.client_id, brief={"extra": infinite}), "project.brief"),
+        (world.campaign(project.project_id, configuration=infinite), "campaign.configuration"),
+        (
+            plans.create(
+                world.admin, project.project_id, channels=[plans.channel(1, extra=infinite)], targeting={"geo": ["RU"]}
+            ),
+            "media_plan.channels[0].extra",
+        ),
+    ):
+        failure = await failing(call)
+        assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, {field: "NUMBER_INVALID"})
