@@ -18,6 +18,7 @@ from server.cli import (
     keys,
     mail,
     migrate,
+    outlook,
     plans,
     rollup,
     sandbox,
@@ -46,6 +47,8 @@ app.add_typer(seed.commands, name="seed")
 app.add_typer(keys.commands, name="keys")
 app.add_typer(sessions.commands, name="sessions")
 app.add_typer(plans.commands, name="plan")
+plans.commands.command()(outlook.forecast)
+plans.commands.command()(outlook.fact)
 app.add_typer(campaigns.commands, name="campaigns")
 app.add_typer(rollup.commands, name="rollup")
 app.command()(rollup.restatements)

@@ -33,7 +33,13 @@ from mrm.campaigns.v1 import (
     sync_service_pb2,
 )
 from mrm.operations.v1 import alert_service_pb2, change_service_pb2, email_service_pb2, job_service_pb2
-from mrm.planning.v1 import benchmark_service_pb2, media_plan_service_pb2, project_service_pb2, project_team_service_pb2
+from mrm.planning.v1 import (
+    benchmark_service_pb2,
+    forecast_service_pb2,
+    media_plan_service_pb2,
+    project_service_pb2,
+    project_team_service_pb2,
+)
 from mrm.statistics.v1 import (
     backfill_service_pb2,
     rollup_service_pb2,
@@ -54,6 +60,8 @@ from server.campaigns.campaign_service import CampaignService
 from server.campaigns.import_service import CampaignImportService
 from server.campaigns.links import LinkRpcs
 from server.campaigns.mutations import MutationRpcs
+from server.forecasting.forecast_service import ForecastRpcs
+from server.forecasting.performance import PerformanceRpcs
 from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
 from server.operations.email_service import EmailService
@@ -132,6 +140,7 @@ SERVICES = (
     sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
     email_service_pb2.DESCRIPTOR.services_by_name["EmailService"],
     budget_service_pb2.DESCRIPTOR.services_by_name["BudgetService"],
+    forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -269,6 +278,7 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
+            "ForecastService": [ForecastRpcs(database, clickhouse), PerformanceRpcs(database, clickhouse)],
             "IntegrationService": [
                 IntegrationService(database, pager, keyring, platforms, settings.alerts, feed.announce)
             ],
@@ -388,7 +398,7 @@ async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus
 def _needs(service: str) -> frozenset[str]:
     entities = frozenset({"postgresql", "redis"})
     match service:
-        case "StatisticsService" | "BackfillService" | "BudgetService":
+        case "StatisticsService" | "BackfillService" | "BudgetService" | "ForecastService":
             return entities | {"clickhouse"}
         case "StatisticsFileService":
             return entities | {"clickhouse", "objects"}

@@ -47,6 +47,7 @@ from mrm.operations.v1 import (
 )
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,
+    forecast_service_pb2_grpc,
     media_plan_service_pb2_grpc,
     project_member_pb2,
     project_pb2,
@@ -115,6 +116,7 @@ class Caller:
     benchmarks: benchmark_service_pb2_grpc.BenchmarkServiceAsyncStub = field(init=False)
     teams: project_team_service_pb2_grpc.ProjectTeamServiceAsyncStub = field(init=False)
     plans: media_plan_service_pb2_grpc.MediaPlanServiceAsyncStub = field(init=False)
+    forecasts: forecast_service_pb2_grpc.ForecastServiceAsyncStub = field(init=False)
     campaigns: campaign_service_pb2_grpc.CampaignServiceAsyncStub = field(init=False)
     statistics: statistics_service_pb2_grpc.StatisticsServiceAsyncStub = field(init=False)
     changes: change_service_pb2_grpc.ChangeServiceAsyncStub = field(init=False)
@@ -141,6 +143,7 @@ class Caller:
         self.benchmarks = benchmark_service_pb2_grpc.BenchmarkServiceStub(channel)
         self.teams = project_team_service_pb2_grpc.ProjectTeamServiceStub(channel)
         self.plans = media_plan_service_pb2_grpc.MediaPlanServiceStub(channel)
+        self.forecasts = forecast_service_pb2_grpc.ForecastServiceStub(channel)
         self.campaigns = campaign_service_pb2_grpc.CampaignServiceStub(channel)
         self.statistics = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         self.changes = change_service_pb2_grpc.ChangeServiceStub(channel)

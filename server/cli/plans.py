@@ -52,7 +52,7 @@ def show(
         say(title(reply.media_plan), markup=False)
         for text in audience(reply.media_plan.targeting):
             say(text, markup=False)
-        _print(channels(reply.media_plan))
+        show_table(channels(reply.media_plan))
 
     run(command())
 
@@ -81,12 +81,13 @@ def diff(
             reply = await MediaPlanServiceStub(channel).DiffMediaPlans(request, timeout=_CALL_SECONDS)
         say(f"base:  {title(reply.base)}", markup=False)
         say(f"other: {title(reply.other)}", markup=False)
-        _print(differences(reply))
+        show_table(differences(reply))
 
     run(command())
 
 
-def _print(shown: RenderableType) -> None:
+def show_table(shown: RenderableType) -> None:
+    """Prints a table, in a pipe one row per line."""
     out.print(shown, width=None if out.is_terminal else _PIPE_WIDTH)
 
 
@@ -121,7 +122,7 @@ def channels(plan: media_plan_pb2.MediaPlan) -> Table:
 
 
 def _cells(channel: media_plan_pb2.PlanChannel, total: int) -> list[str]:
-    kpis = [f"{_metric(kpi.metric)} {kpi.target}" for kpi in channel.kpis]
+    kpis = [f"{metric_name(kpi.metric)} {kpi.target}" for kpi in channel.kpis]
     return [
         channel_pb2.ChannelType.Name(channel.channel_type).removeprefix("CHANNEL_TYPE_").lower(),
         platform_pb2.Platform.Name(channel.platform).removeprefix("PLATFORM_").lower(),
@@ -171,7 +172,8 @@ def _name(channel: media_plan_pb2.PlanChannel) -> str:
     return f"{kind} {platform} {channel.format}".rstrip() + f" ..{channel.channel_id[-6:]}"
 
 
-def _metric(metric: media_plan_pb2.KpiMetric.ValueType) -> str:
+def metric_name(metric: media_plan_pb2.KpiMetric.ValueType) -> str:
+    """What people call a KPI."""
     name = media_plan_pb2.KpiMetric.Name(metric).removeprefix("KPI_METRIC_")
     return name if len(name) <= 4 else name.lower()
 

@@ -56,14 +56,7 @@ class BenchmarkService:
         seen = next((i + 1 for i, row in enumerate(found) if row.id == page.after), 0)
         rows, next_token = page.cut(found[seen : seen + page.size + 1])
         return pb.ListBenchmarksResponse(
-            benchmarks=[
-                pb.FoundBenchmark(
-                    benchmark=message(row),
-                    level=level(row),
-                    industry_matched=bool(request.industry) and row.industry == request.industry,
-                )
-                for row in rows
-            ],
+            benchmarks=[answer(row, request.industry) for row in rows],
             next_page_token=next_token,
         )
 
@@ -87,6 +80,13 @@ def message(row: Benchmark) -> benchmark_pb2.Benchmark:
         source=row.source,
         currency_code=row.currency,
         version=row.version,
+    )
+
+
+def answer(row: Benchmark, industry: str) -> pb.FoundBenchmark:
+    """A benchmark as the answer to a question about a line of business; empty for all of them."""
+    return pb.FoundBenchmark(
+        benchmark=message(row), level=level(row), industry_matched=bool(industry) and row.industry == industry
     )
 
 

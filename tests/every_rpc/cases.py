@@ -266,6 +266,9 @@ CASES: Final[dict[str, Case]] = {
     "MediaPlanService/CreateMediaPlanComment": Case(lambda t: {"comment": {**_of_plan(t), "text": "x"}}),
     "MediaPlanService/ListMediaPlanComments": Case(_of_plan),
     "BenchmarkService/ListBenchmarks": Case(lambda t: {"currency_code": "XXX"}, OWN),
+    "ForecastService/ForecastMediaPlan": Case(_of_plan),
+    "ForecastService/CompareScenarios": Case(lambda t: {"scenarios": [_of_plan(t), _of_plan(t)]}),
+    "ForecastService/GetPlanPerformance": Case(_of_plan),
     "CampaignService/CreateCampaign": Case(
         lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}
     ),

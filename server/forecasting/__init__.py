@@ -1,0 +1,1 @@
+"""What media plans will probably reach, and what they have reached."""
