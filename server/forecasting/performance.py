@@ -92,8 +92,6 @@ class PerformanceRpcs:
         self, request: pb.GetPlanPerformanceRequest, call: Call
     ) -> pb.GetPlanPerformanceResponse:
         """Holds a version of a plan against what was reached."""
-        if not rights.granting(call.principal, "STATISTICS_READ"):
-            raise rights.denied("STATISTICS_READ")
         shown = _Shown(
             values.day(request.dates.start_date, "dates.start_date"),
             values.day(request.dates.end_date, "dates.end_date"),
@@ -103,6 +101,8 @@ class PerformanceRpcs:
         client = None if plan is None else await forecasts.plan_client(self._database, call.scope, plan.project_id)
         if plan is None or client is None:
             raise NotFound.resource("media_plan", request.media_plan_id)
+        if not rights.granting(call.principal, "STATISTICS_READ"):
+            raise rights.denied("STATISTICS_READ")
         campaigns = await forecasts.campaigns(
             self._database,
             rights.within(call.principal, "STATISTICS_READ"),

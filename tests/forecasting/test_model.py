@@ -147,12 +147,12 @@ def coverage(past: Panel, origins: Sequence[int], window: int) -> tuple[int, int
     return flights, covered, errors
 
 
-# A flight is a campaign (of the real data a campaign's banner) in a week; its cost is given, as a plan gives its budget.
+# A flight is a campaign (of the real data a campaign's banner) in a week; its cost is given, as plans give a budget.
 # Which flights are held out was settled before the first result was seen.
 @pytest.mark.bar_f
 def test_the_interval_covers_flights_of_the_demo() -> None:
-    # The last third of the year, each four weeks forecast from what was known before them. How many are covered depends
-    # on the season in which the year ends, from 66 to 88 %; the long form takes a year that ends in each month.
+    # The last third of the year, each four weeks forecast from what was known before them. How many are covered
+    # depends on the season in which the year ends, from 66 to 88 %; the long form takes years that end in each month.
     ends = [date(2026, month, 23) for month in (range(1, 13) if FULL else (11,))]
     found = [coverage(demo(client, made), [36, 40, 44, 48], 4) for made in ends for client in story.ADVERTISERS]
     flights, covered = sum(each[0] for each in found), sum(each[1] for each in found)
