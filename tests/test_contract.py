@@ -47,7 +47,9 @@ def test_the_server_knows_every_service() -> None:
 def test_every_rpc_declares_a_policy(method: MethodDescriptor) -> None:
     policy = read_policy(method)
     assert policy.permission in ALL | {"PUBLIC", "AUTHENTICATED"}
-    changes = not method.name.startswith(("Get", "List", "Check", "Query", "Watch", "Export", "Diff", "Forecast", "Compare"))
+    changes = not method.name.startswith(
+        ("Get", "List", "Check", "Query", "Watch", "Export", "Diff", "Forecast", "Compare")
+    )
     assert changes == (policy.idempotency != "READ_ONLY")
     if method.name.startswith(("Create", "Update", "Delete", "Revoke")):
         assert policy.idempotency == "REQUEST_ID"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
+from rich.console import Console
 
 from mrm.common.v1 import money_pb2
-from mrm.planning.v1 import media_plan_pb2
+from mrm.planning.v1 import forecast_pb2, media_plan_pb2
+from server.cli import outlook
 from server.cli.plans import difference, money, share
 from tests.planning import plans
 from tests.planning.plans import UNIT, approved, change, channel, create, flight, version
@@ -88,3 +93,73 @@ def test_amounts_are_shown_exactly() -> None:
     ]
     assert [difference(rub(micros)) for micros in (0, 1, -1)] == ["", "+0.000001 RUB", "-0.000001 RUB"]
     assert [share(*pair) for pair in ((1, 3), (0, 5), (1, 0))] == ["33.3 %", "0.0 %", ""]
+
+
+async def test_a_planner_sees_what_a_plan_will_reach_and_has_reached(mrm: Mrm, world: World) -> None:
+    today = datetime.now(ZoneInfo("Europe/Moscow")).date()
+    where = await plans.office(world, 10_000 * UNIT)
+    plan = await create(
+        where.author,
+        where.project_id,
+        channels=[
+            channel(
+                1000 * UNIT,
+                flight=flight(f"{today - timedelta(days=9)}", f"{today + timedelta(days=90)}"),
+                kpis=[{"metric": media_plan_pb2.KPI_METRIC_CLICKS, "target": "1000"}],
+            )
+        ],
+    )
+    server = {"MRM_TARGET": world.target, "MRM_TOKEN": where.author.token}
+
+    seen = await mrm("plan", "forecast", plan.media_plan_id, **server)
+    assert seen.code == 0, seen.err
+    lines = [" ".join(line.split()) for line in seen.out.splitlines()]
+    assert lines == [
+        "Plan, version 1",
+        "channel figure forecast 80 % interval from",
+        "search yandex_direct cost 1,000 RUB",
+        "total cost 1,000 RUB",
+        "channel KPI target forecast 80 % interval benchmark outlook",
+        "search yandex_direct clicks 1000",
+        "assumed: the budget is spent; money buys at any spend what it buys now",
+        "backtest: the client's past is too short",
+    ]
+
+    seen = await mrm("plan", "fact", plan.media_plan_id, **server)
+    assert seen.code == 0, seen.err
+    lines = [" ".join(line.split()) for line in seen.out.splitlines()]
+    assert lines[0].startswith("as of ") and lines[0].endswith("days of Europe/Moscow")
+    assert lines[2].startswith(
+        f"search yandex_direct {today - timedelta(days=9)} - {today + timedelta(days=90)} 1,000.00"
+    )
+    assert lines[3].startswith("total ") and "0.00 RUB" in lines[3]
+    assert re.fullmatch(r"search yandex_direct clicks 1000 \d+(\.\d+)? 0 -\d+(\.\d+)? behind", lines[5]), lines[5]
+    assert len(lines) == 16 and lines[6].startswith(f"{today - timedelta(days=9)} ")
+    assert lines[6].endswith("0.00 RUB of 10.00 RUB")
+
+
+def test_forecasts_are_drawn_and_shortened() -> None:
+    bar = outlook.span(50, 75, 100)
+    assert len(bar) == 24 and (bar.index("━"), bar.index("●"), bar[0]) == (12, 17, "·")
+    assert outlook.span(0, 0, 0) == ""
+    figure = forecast_pb2.FigureForecast(
+        figure=forecast_pb2.FORECAST_FIGURE_REVENUE,
+        value="1234567.5",
+        currency_code="RUB",
+        intervals=[forecast_pb2.ForecastInterval(level_percent=80, low="1000000", high="2000000")],
+        own_weight="0.75",
+        benchmark_weight="0.25",
+        error_count=40,
+    )
+    total = forecast_pb2.FigureForecast(
+        figure=forecast_pb2.FORECAST_FIGURE_CLICKS, value="7", unknown_channel_ids=["x"]
+    )
+    table = outlook.figures(
+        forecast_pb2.PlanForecast(channels=[forecast_pb2.ChannelForecast(figures=[figure])], totals=[total])
+    )
+    recorded = Console(record=True, width=200)
+    recorded.print(table)
+    text = " ".join(recorded.export_text().split())
+    assert "revenue 1,234,567.5 RUB 1,000,000 - 2,000,000 RUB" in text
+    assert "own past 75%, benchmarks 25%, 40 errors" in text
+    assert "total clicks 7 without 1 channels of which it is not known" in text
