@@ -13,8 +13,7 @@ from server.settings import JobsSettings, Settings
 from server.stores import opened
 from storage.postgres.jobs import Job
 
-LEASE_SECONDS = 1.0
-FAST = {"lease": LEASE_SECONDS, "redeliver": 2.0, "tick": 0.05, "drain_seconds": 5.0, "concurrency": {"email": 8}}
+FAST = {"lease": 1.0, "redeliver": 2.0, "tick": 0.05, "drain_seconds": 5.0, "concurrency": {"email": 8}}
 
 
 async def main(seconds: float) -> None:
