@@ -32,6 +32,7 @@ from storage.redis.queues import JobConsumer, JobQueues
 
 _BATCH = 500
 _TOGETHER = 100
+_HEARD_SECONDS = 2.0
 
 HANDLERS: Mapping[str, Handler] = {
     retention.TYPE: retention.handle,
@@ -302,8 +303,13 @@ class JobWorker:
 
 
 async def _end(tasks: Collection[asyncio.Future[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
+    """Cancels tasks and waits for their end, whatever it is."""
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        # asyncio.wait_for, which libraries use, loses a cancellation that comes together with a result: say it again.
+        _, waiting = await asyncio.wait(waiting, timeout=_HEARD_SECONDS)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

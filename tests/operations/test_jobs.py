@@ -18,7 +18,7 @@ import pytest
 import redis.asyncio as redis
 
 from server.jobs.handling import JobContext, JobFailed, LeaseLost, Stores
-from server.jobs.worker import HANDLERS, SCHEDULES, JobWorker
+from server.jobs.worker import HANDLERS, SCHEDULES, JobWorker, _end
 from server.settings import JobQueue, JobsSettings, environment
 from storage.postgres import jobs
 from storage.postgres.jobs import Job
@@ -347,6 +347,24 @@ async def _none_is_stuck(world: World, ids: list[UUID]) -> bool:
     """Whether all that somebody works on is within its lease."""
     sql = "SELECT count(*) FROM jobs WHERE id = ANY ($1) AND lease_expires_at < clock_timestamp()"
     return not await world.database.fetchval(sql, ids)
+
+
+async def test_the_end_of_a_task_is_asked_for_until_it_is_heard() -> None:
+    heard = 0
+
+    async def deaf() -> None:
+        nonlocal heard
+        while heard < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                heard += 1
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await _end((task,))
+    assert heard == 2
 
 
 @pytest.mark.usefixtures("effects")
