@@ -12,6 +12,13 @@ from server.sandbox.state import Account, Campaign, Report
 
 _STATUS = {"draft": "DRAFT", "pending": "MODERATION", "accepted": "ACCEPTED", "rejected": "REJECTED"}
 _TURNS = {"suspend": "suspended", "resume": "on", "archive": "archived", "unarchive": "suspended"}
+# What it warns of if the campaign is so already.
+_ALREADY = {
+    "suspend": (10020, "Object is already suspended"),
+    "resume": (10021, "Object is not suspended"),
+    "archive": (10022, "Object is already archived"),
+    "unarchive": (10023, "Object is not archived"),
+}
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
 _QUEUE = 5
 _METRICS = {
@@ -44,7 +51,7 @@ def call(sandbox: Sandbox, account: Account, service: str, method: str, params: 
             name = f"{method.capitalize()}Results"
             return {name: [_turn(sandbox, account.campaigns.get(each), method) for each in ids]}
         case "changes", "checkDictionaries":
-            return {"TimeZonesChanged": "NO", "RegionsChanged": "NO", "Timestamp": _now(sandbox)}
+            return _check_dictionaries(sandbox, params)
         case "changes", "checkCampaigns":
             return _check_campaigns(sandbox, account, _since(params))
         case "changes", "check":
@@ -199,8 +206,8 @@ def _turn(sandbox: Sandbox, campaign: Campaign | None, method: str) -> dict[str,
     if method == "archive" and campaign.state == "on":
         return _errors("8303", "Object cannot be archived")
     if campaign.state == wanted or (method == "unarchive" and campaign.state != "archived"):
-        warning = {"Code": 10020, "Message": "Object state is already as wanted", "Details": ""}
-        return {"Id": campaign.campaign_id, "Warnings": [warning]}
+        code, message = _ALREADY[method]
+        return {"Id": campaign.campaign_id, "Warnings": [{"Code": code, "Message": message, "Details": ""}]}
     sandbox.turn(campaign, wanted)
     return {"Id": campaign.campaign_id}
 
@@ -214,10 +221,13 @@ def _now(sandbox: Sandbox) -> str:
 
 
 def _since(params: Mapping[str, Any]) -> datetime:
+    stamp = params.get("Timestamp")
+    if not isinstance(stamp, str):
+        raise Refusal("8000", 200)
     try:
-        return datetime.strptime(params["Timestamp"], _STAMP).replace(tzinfo=UTC)
-    except (KeyError, TypeError, ValueError):
-        raise Refusal("8000", 200) from None
+        return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        raise Refusal("4000", 200) from None
 
 
 def _border(sandbox: Sandbox, campaign: Campaign, since: datetime) -> date | None:
@@ -232,6 +242,14 @@ def _border(sandbox: Sandbox, campaign: Campaign, since: datetime) -> date | Non
 
 def _changed(campaign: Campaign, since: datetime) -> bool:
     return campaign.updated_at.replace(microsecond=0) >= since
+
+
+def _check_dictionaries(sandbox: Sandbox, params: Mapping[str, Any]) -> dict[str, Any]:
+    result = {"Timestamp": _now(sandbox)}
+    if "Timestamp" in params:
+        _since(params)
+        result |= dict.fromkeys(("TimeZonesChanged", "RegionsChanged", "InterestsChanged"), "NO")
+    return result
 
 
 def _check_campaigns(sandbox: Sandbox, account: Account, since: datetime) -> dict[str, Any]:

@@ -36,9 +36,10 @@ def goals(account: Account) -> dict[str, Any]:
                 "id": each.goal_id,
                 "name": each.name,
                 "type": each.kind,
-                "default_price": each.value_micros // 1_000_000,
-                "is_retargeting": 0,
+                "default_price": each.value_micros / 1_000_000,
                 "goal_source": "user",
+                "is_favorite": False,
+                "status": "Active",
                 "conditions": [{"type": "exact", "url": f"goal-{each.goal_id}"}],
             }
             for each in account.goals
@@ -104,11 +105,13 @@ def data(sandbox: Sandbox, account: Account, query: Mapping[str, str]) -> dict[s
         if by_hour:
             cells.append({"id": str(hour), "name": f"{hour:02d}:00"})
         rows.append({"dimensions": cells, "metrics": [float(each) for each in figures_of_row]})
+    columns = [[float(row[at]) for row in table.values()] for at in range(len(metrics))]
     return {
         "query": {"ids": [int(account.name)], "dimensions": dimensions, "metrics": metrics, "date1": query["date1"],
                   "date2": query["date2"], "limit": limit, "offset": offset},
         "data": rows[offset - 1 : offset - 1 + limit],
         "total_rows": len(rows), "total_rows_rounded": False, "sampled": False, "contains_sensitive_data": False,
         "sample_share": 1.0, "sample_size": len(rows), "sample_space": len(rows), "data_lag": 0,
-        "totals": [], "min": [], "max": [],
+        "totals": [sum(each) for each in columns],
+        "min": [min(each, default=0.0) for each in columns], "max": [max(each, default=0.0) for each in columns],
     }  # fmt: skip

@@ -180,10 +180,12 @@ class _Served:
             return _direct_error(refusal.code, 400, token, headers)
         except (KeyError, ValueError):
             return _direct_error("8000", 400, token, headers)
+        rows = text.count("\n") - 1
         if request.headers.get("skipReportHeader") != "true":
-            text = f'"{params["ReportName"]}"\n{text}'
+            criteria = params["SelectionCriteria"]
+            text = f'"{params["ReportName"]} ({criteria["DateFrom"]} - {criteria["DateTo"]})"\n{text}'
         if request.headers.get("skipReportSummary") != "true":
-            text += f"Total rows: {text.count(chr(10)) - 1}\n"
+            text += f"Total rows: {rows}\n"
         self._sandbox.save()
         return web.Response(
             text=text if status == 200 else "",
@@ -202,18 +204,21 @@ class _Served:
         vk_asked = request.path.startswith("/api/v2/")
         if found is None or not found.refreshes or found.account.startswith("vk_ads") != vk_asked:
             return web.json_response({"error": "invalid_grant", "error_description": f"about {given}"}, status=400)
-        # Both platforms answer a new pair, and the old one is dead.
+        # VK Ads keeps the refresh token unless its support turned on that it changes, too, as it does at Yandex: the
+        # harder of both.
         for token in [token for token, each in state.tokens.items() if each.account == found.account]:
             del state.tokens[token]
         life = self._sandbox.token_life
         access, refresh = self._sandbox.tokens(state.accounts[found.account], life)
+        seconds = int(life.total_seconds())
         self._sandbox.save()
         return web.json_response(
             {
                 "access_token": access,
-                "token_type": "Bearer",
-                "expires_in": int(life.total_seconds()),
+                "token_type": "bearer",
+                "expires_in": str(seconds) if vk_asked else seconds,
                 "refresh_token": refresh,
+                "scope": "read_ads" if vk_asked else "direct:api metrika:read",
             }
         )
 
@@ -359,8 +364,11 @@ def _direct_error(code: str, status: int, token: str, headers: dict[str, str]) -
 
 def _vk_error(code: str, status: int, about: str, headers: dict[str, str] | None = None) -> web.StreamResponse:
     error = {"code": code, "message": f"about {about}"}
+    if status != 401:
+        return web.json_response({"error": error}, status=status, headers=headers)
     # Refusals of a token are the error itself, others hold it.
-    return web.json_response(error if status == 401 else {"error": error}, status=status, headers=headers)
+    why = f'Bearer realm="api", error="{code}", error_description="about the token"'
+    return web.json_response(error, status=status, headers={**(headers or {}), "WWW-Authenticate": why})
 
 
 def _metrika_error(kind: str, status: int, token: str) -> web.StreamResponse:

@@ -58,7 +58,7 @@ def create(sandbox: Sandbox, account: Account, given: Mapping[str, Any]) -> dict
     made = sandbox.create(account, str(given["name"]))
     _write(made, given)
     sandbox.turn(made, _STATES[given.get("status", "active")])
-    return {"id": made.campaign_id, "ad_groups": []}
+    return {"id": made.campaign_id}
 
 
 def change(sandbox: Sandbox, account: Account, campaign_id: int, given: Mapping[str, Any]) -> None:
