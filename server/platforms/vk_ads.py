@@ -52,6 +52,8 @@ _STATUSES = {
     Action.UNARCHIVE: "blocked",
 }
 _STATES = {"active": State.RUNNING, "blocked": State.SUSPENDED, "deleted": State.ARCHIVED}
+# The user took the access back, is blocked, or we are: a renewal changes nothing, and the platform asks to stop.
+_GONE = frozenset({"revoked_token", "invalid_user", "invalid_client"})
 _IDS = re.compile(r"\d{1,19}")
 # Every account of VK Ads that this platform bills in Russia; the API names no other.
 _CURRENCY = "RUB"
@@ -223,7 +225,8 @@ class VkAds:
             raise Throttled("VK Ads answers HTTP 429", code=429, retry_after=rest or seconds(60))
         if answer.status in (401, 403):
             message = f"VK Ads answers HTTP {answer.status}"
-            raise AuthFailed(message, code=answer.status, renewable=answer.status == 401)
+            gone = reading.text(answer.object(), "code") in _GONE
+            raise AuthFailed(message, code=answer.status, renewable=answer.status == 401 and not gone)
         if 400 <= answer.status < 500:
             raise _refused(answer)
         raise Malformed(f"VK Ads answers HTTP {answer.status}", code=answer.status)

@@ -223,6 +223,7 @@ FAILS: dict[str, tuple[str, list[str], Ask, type[PlatformError], Callable[[Any],
         lambda error: timedelta(0) < error.retry_after <= timedelta(hours=1),
     ),
     "vk token": (V, ["token_expired"], lambda c, a: c.check(a), AuthFailed, lambda error: error.renewable),
+    "vk revoked": (V, ["token_revoked"], lambda c, a: c.check(a), AuthFailed, lambda error: not error.renewable),
     "refused renewal": (
         D, ["../yandex_oauth/refused"], lambda c, a: c.refresh(a), AuthFailed, lambda error: not error.renewable,
     ),
