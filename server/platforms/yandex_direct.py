@@ -478,9 +478,11 @@ def _set_weekly(campaign: dict[str, Any], found: Mapping[str, Any], daily: Decim
     """Writes seven daily budgets as the weekly one of the strategy that the campaign has: daily ones are no more.
 
     Raises:
-        Refused: The strategy has none.
+        Refused: The strategy has none, or one of a period, which a weekly one would put an end to.
     """
     for place, name, settings in _strategies(found):
+        if settings.get("CustomPeriodBudget"):
+            raise Refused("the campaign's strategy has a budget of a period")
         if "WeeklySpendLimit" in settings or name == "HighestPosition":
             bidding = dict(found["TextCampaign"]["BiddingStrategy"])
             bidding[place] = {**bidding[place], name: {**settings, "WeeklySpendLimit": to_micros(daily) * 7}}

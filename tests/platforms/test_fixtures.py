@@ -249,6 +249,21 @@ async def test_documented_errors_are_told_apart(name: str, player: Player, platf
         assert text not in str(caught.value) and text not in repr(caught.value)
 
 
+async def test_a_budget_of_a_period_is_not_replaced_by_a_weekly_one(player: Player, platforms: Platforms) -> None:
+    found = fixture("yandex_direct/campaigns_get")
+    search = found.response["body"]["result"]["Campaigns"][0]["TextCampaign"]["BiddingStrategy"]["Search"]
+    period = {"SpendLimit": 9_000_000_000, "StartDate": "2026-11-01", "EndDate": "2026-11-30", "AutoContinue": "NO"}
+    search["WbMaximumClicks"] |= {"WeeklySpendLimit": None, "CustomPeriodBudget": period}
+    player.queue = [found, found]
+    direct = platforms.campaigns(D)
+    assert direct is not None
+    (first, _) = (await direct.list_campaigns(account(D))).campaigns
+    assert first.daily_budget is None
+    with pytest.raises(Refused):
+        await direct.update_campaign(account(D), "10002", DesiredCampaign(daily_budget=Decimal(100)))
+    assert not player.strange and not player.queue
+
+
 @pytest.mark.parametrize("name", names())
 def test_fixtures_hold_what_they_document(name: str) -> None:
     found = fixture(name)
