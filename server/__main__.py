@@ -25,6 +25,7 @@ from server.cli import (
     seed,
     serve,
     sessions,
+    sync,
     up,
     watch,
     worker,
@@ -52,6 +53,7 @@ plans.commands.command()(outlook.fact)
 app.add_typer(campaigns.commands, name="campaigns")
 app.add_typer(rollup.commands, name="rollup")
 app.command()(rollup.restatements)
+app.add_typer(sync.commands, name="sync")
 app.add_typer(jobs.commands, name="jobs")
 app.add_typer(budget.commands, name="budget")
 app.add_typer(alerts.commands, name="alerts")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TARGET = "localhost:50051"
+TARGET, SANDBOX = "localhost:50051", "localhost:8090"
 
 
 def tour() -> str:
@@ -17,28 +17,30 @@ def tour() -> str:
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     tools = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
     server = await asyncio.create_subprocess_exec(
-        "mrm", "up", "--port", "0", cwd=tmp_path, env=environment,
+        "mrm", "up", "--port", "0", "--sandbox", "0", cwd=tmp_path, env=environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert server.stdout is not None
     try:
-        target = ""
+        target = sandbox = ""
         while not target:
             line = (await asyncio.wait_for(server.stdout.readline(), 60)).decode()
             assert line, "mrm up ended"
+            if found := re.search(r"sandbox at http://(\S+)", line):
+                sandbox = found[1]
             if found := re.search(r"serving on (\S+?:\d+)", line):
                 target = found[1]
-        script = "set -euo pipefail\n" + tour().replace(TARGET, target)
+        script = "set -euo pipefail\n" + tour().replace(TARGET, target).replace(SANDBOX, sandbox)
         shell = await asyncio.create_subprocess_exec(
             "bash", "-c", script, cwd=tmp_path, env=environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        output = (await asyncio.wait_for(shell.communicate(), 120))[0].decode()
+        output = (await asyncio.wait_for(shell.communicate(), 170))[0].decode()
         assert shell.returncode == 0, output
     finally:
         server.terminate()
@@ -56,6 +58,10 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert " update campaign " in output
     assert '"complete": true' in output
     assert re.search(r"campaign \S+ clicks 1000 -> 940\n", output), output
+    assert re.search(r"sync_campaign completed 1/5\n.* sync_statistics completed 1/5\n", output), output
+    assert '"clicks": "940"' in output
+    assert re.search(r"statistics read \S+ \S+, \d+ s ago up to \d{4}-\d\d-\d\d\n", output), output
+    assert "2 campaigns there, 1 of them linked to none here" in output
     assert '"BENCHMARK_LEVEL_FORMAT"' in output
     assert "exports/days.parquet" in output
     assert "1 rows in" in output

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.live import Live
 from rich.text import Text
 
 from server.cli import runfile
-from server.cli.console import log_to, out, run, say, step
+from server.cli.console import CommandFailed, log_to, out, run, say, step
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, RunFile
 from server.cli.serve import Host, Port
 from server.cli.worker import beside
@@ -21,19 +22,30 @@ from server.cli.worker import beside
 if TYPE_CHECKING:
     from server.app import Application
     from server.embedded import EmbeddedEngines
+    from server.sandbox.sandbox import Sandbox as StandIn
     from server.settings import Settings
 
 
-def up(data_dir: DataDir = DEFAULT_DATA_DIR, host: Host = None, port: Port = None) -> None:
+Sandbox = Annotated[
+    int | None,
+    typer.Option(
+        help="Port of a stand-in for the advertising platforms, as of `mrm sandbox`; 0 for a free one.",
+        min=0,
+        max=65535,
+    ),
+]
+
+
+def up(data_dir: DataDir = DEFAULT_DATA_DIR, host: Host = None, port: Port = None, sandbox: Sandbox = None) -> None:
     """Start PostgreSQL, Redis, ClickHouse and the server here, keeping data in a directory.
 
     Needs nothing installed beside this package. Ctrl-C or SIGTERM drains the server and stops the engines. On a
     terminal the logs go to a file in the data directory, else to standard error.
     """
-    run(_up(data_dir, host, port))
+    run(_up(data_dir, host, port, sandbox))
 
 
-async def _up(data_dir: Path, host: str | None, port: int | None) -> None:
+async def _up(data_dir: Path, host: str | None, port: int | None, sandbox: int | None) -> None:
     from server.settings import Settings
 
     settings = Settings()
@@ -41,9 +53,13 @@ async def _up(data_dir: Path, host: str | None, port: int | None) -> None:
         settings.grpc.host = host
     if port is not None:
         settings.grpc.port = port
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         if out.is_terminal:
             stack.enter_context(log_to(data_dir / "logs" / "server.log"))
+        if sandbox is not None:
+            stand_in = await _sandbox(stack, data_dir, sandbox)
+            settings.platforms = stand_in.settings()
+            say(f"the platforms are a sandbox at {stand_in.url}")
         async with everything(settings, data_dir) as (engines, application):
             _greet(data_dir, _target(settings, application), settings.grpc.tls_certificate is not None)
             if out.is_terminal:
@@ -60,6 +76,17 @@ async def _up(data_dir: Path, host: str | None, port: int | None) -> None:
                 )
             await application.run_until_signal()
     say("stopped")
+
+
+async def _sandbox(stack: AsyncExitStack, data_dir: Path, port: int) -> StandIn:
+    """Stands in for the platforms until the stack closes; what it knows stays in the data directory."""
+    from server.sandbox.sandbox import Sandbox
+    from server.sandbox.serving import serving
+
+    try:
+        return await stack.enter_async_context(serving(Sandbox(path=data_dir / "sandbox.json"), port=port))
+    except OSError as error:
+        raise CommandFailed(f"the sandbox cannot listen on port {port}: {error.strerror}") from None
 
 
 @asynccontextmanager

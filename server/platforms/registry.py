@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
-from mrm.accounts.v1.integration_pb2 import IntegrationCredentials
 from server.platforms.http import PlatformHttp
-from server.platforms.interface import Account, AnalyticsConnector, AuthFailed, CampaignConnector, Connector
+from server.platforms.interface import AnalyticsConnector, CampaignConnector, Connector
 from server.platforms.vk_ads import VkAds
 from server.platforms.yandex_direct import YandexDirect
 from server.platforms.yandex_metrika import YandexMetrika
 from server.settings import PlatformsSettings
-
-Answered = TypeVar("Answered")
 
 
 class Platforms:
@@ -65,47 +61,3 @@ class Platforms:
         """The connector of a counter; None if the platform is none."""
         found = self._connectors.get(platform)
         return found if isinstance(found, AnalyticsConnector) else None
-
-    async def check(self, key: str, credentials: IntegrationCredentials) -> None:
-        """Returns if the platform that credentials are for takes them.
-
-        Raises:
-            PlatformError: It does not, or cannot be asked now.
-        """
-        platform = credentials.WhichOneof("credentials")
-        if platform is None:
-            raise AuthFailed("there are no credentials")
-        await self.connector(platform).check(Account(key, credentials))
-
-
-async def renewing(
-    connector: Connector,
-    account: Account,
-    ask: Callable[[Account], Awaitable[Answered]],
-    store: Callable[[IntegrationCredentials], Awaitable[None]],
-) -> Answered:
-    """Asks; if the token is refused, renews it, has the new one stored, and asks once more.
-
-    One at a time for each integration: a refresh token may work once, so whoever renews holds a lock on the integration
-    and has read the credentials under it.
-
-    Args:
-        connector: Whom to ask.
-        account: With what.
-        ask: What to ask, given the account.
-        store: Seals and stores renewed credentials, before they are used: the old ones may be dead already.
-
-    Raises:
-        AuthFailed: The token cannot be renewed, or the renewed one is refused, too.
-        PlatformError: As `ask` does.
-    """
-    try:
-        return await ask(account)
-    except AuthFailed as refusal:
-        if not refusal.renewable or not connector.capabilities.refreshes:
-            raise
-        renewed = await connector.refresh(account)
-        if renewed is None:
-            raise
-    await store(renewed)
-    return await ask(Account(account.key, renewed))

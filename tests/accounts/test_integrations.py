@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from mrm.accounts.v1 import client_pb2, client_service_pb2, integration_pb2
 from mrm.accounts.v1 import integration_service_pb2 as pb
-from server.platforms.interface import AuthFailed, PlatformError
+from server.platforms.interface import Account, AuthFailed, PlatformError
 from server.platforms.registry import Platforms
 from server.sealing import KeyRing, KeyRingError, Unsealable, new_entry, prepend
 from server.settings import PlatformsSettings, SecretsSettings
@@ -292,7 +292,7 @@ async def test_a_misbehaving_platform_costs_bounded_time_and_is_no_refusal(world
     platforms = Platforms.open(settings)
     try:
         with pytest.raises(PlatformError) as caught:
-            await platforms.check("misdeed", credentials("vk_ads", misdeed + "-token"))
+            await platforms.connector("vk_ads").check(Account("misdeed", credentials("vk_ads", misdeed + "-token")))
     finally:
         await platforms.close()
     assert not isinstance(caught.value, AuthFailed)

@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mrm.accounts.v1.integration_pb2 import IntegrationCredentials
 from server.platforms.interface import (
     Account,
     Action,
@@ -33,7 +32,7 @@ from server.platforms.interface import (
     Unavailable,
     split,
 )
-from server.platforms.registry import Platforms, renewing
+from server.platforms.registry import Platforms
 from server.sandbox.figures import ZONE
 from server.sandbox.sandbox import Sandbox
 from server.sandbox.serving import serving
@@ -277,29 +276,26 @@ async def test_requests_of_vk_run_out(sandbox: Sandbox, platforms: Platforms) ->
     assert caught.value.code == 429
 
 
-async def test_an_ended_token_is_renewed_once_and_stored_first(sandbox: Sandbox, platforms: Platforms) -> None:
+async def test_an_ended_token_can_be_renewed_once(sandbox: Sandbox, platforms: Platforms) -> None:
     opened(sandbox, D)
     for platform in (D, V, M):
         connector = platforms.connector(platform)
         owner, _ = opened(sandbox, platform, campaigns=0)
         name = f"{platform}:{COUNTER if platform == M else 'agrom'}"
         sandbox.expire(name)
-        stored: list[IntegrationCredentials] = []
-
-        async def store(renewed: IntegrationCredentials, kept: list[IntegrationCredentials] = stored) -> None:
-            kept.append(renewed)
-
-        await renewing(connector, owner, connector.check, store)
-        (renewed,) = stored
+        with pytest.raises(AuthFailed) as caught:
+            await connector.check(owner)
+        assert caught.value.renewable
+        renewed = await connector.refresh(owner)
+        assert renewed is not None
         assert renewed.WhichOneof("credentials") == platform and renewed.expire_time.seconds > 0
         await connector.check(Account("renewed", renewed))
         # The old pair is dead, also for a second renewal.
         with pytest.raises(AuthFailed):
-            await renewing(connector, owner, connector.check, store)
+            await connector.refresh(owner)
         sandbox.revoke(name)
         with pytest.raises(AuthFailed):
-            await renewing(connector, Account("revoked", renewed), connector.check, store)
-        assert len(stored) == 1
+            await connector.refresh(Account("revoked", renewed))
 
 
 MISDEEDS: list[tuple[str, type[PlatformError]]] = [
@@ -465,5 +461,3 @@ async def test_every_platform_is_what_it_says(platforms: Platforms) -> None:
         able = platforms.connector(word).capabilities
         assert able.campaigns == able.delivery == (platforms.campaigns(word) is not None)
         assert able.outcomes == (platforms.analytics(word) is not None)
-    with pytest.raises(AuthFailed):
-        await platforms.check("key", IntegrationCredentials())
