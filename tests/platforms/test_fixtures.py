@@ -245,7 +245,7 @@ async def test_documented_errors_are_told_apart(name: str, player: Player, platf
         await ask(platforms.connector(platform), account(platform))
     assert holds(caught.value), caught.value
     assert not player.strange and not player.queue
-    for text in ("сообщение", "OAuth token", "Access token", "token-1", "refresh-1", "refused", "too many dates"):
+    for text in ("сообщение", "OAuth token", "Access token", "token-1", "refresh-1", "expired", "too many dates"):
         assert text not in str(caught.value) and text not in repr(caught.value)
 
 
