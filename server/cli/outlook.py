@@ -10,18 +10,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mrm.common.v1 import channel_pb2, money_pb2, platform_pb2
+from mrm.common.v1 import channel_pb2, platform_pb2
 from mrm.planning.v1 import forecast_pb2
 from mrm.planning.v1 import forecast_service_pb2 as pb
 from mrm.planning.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from server.cli import remote
 from server.cli.console import run, say
-from server.cli.plans import metric_name, money, show_table
+from server.cli.plans import metric_name, show_table
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 _CALL_SECONDS = 20
 _SHOWN_LEVEL = 80
-_WIDTH = 24
+_WIDTH = 16
+_LARGE = 4
 _MOST_DAYS = 14
 _ASSUMPTIONS = {
     forecast_pb2.FORECAST_ASSUMPTION_BUDGET_SPENT: "the budget is spent",
@@ -84,7 +85,8 @@ def fact(
         async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
             request = pb.GetPlanPerformanceRequest(media_plan_id=str(plan))
             reply = await ForecastServiceStub(channel).GetPlanPerformance(request, timeout=_CALL_SECONDS)
-        say(f"as of {reply.watermark_time.ToJsonString()}, days of {reply.time_zone}", markup=False)
+        as_of, currency = reply.watermark_time.ToJsonString(), reply.total.budget.currency_code
+        say(f"as of {as_of}, days of {reply.time_zone}, amounts in {currency}", markup=False)
         show_table(pacing(reply))
         if any(each.kpis for each in reply.channels):
             show_table(targets(reply))
@@ -95,10 +97,10 @@ def fact(
 
 
 def figures(plan: forecast_pb2.PlanForecast) -> Table:
-    """Every figure of every channel with its interval, drawn against the widest one of the channel's figure."""
+    """Every figure of every channel with its interval, drawn from zero to its upper end."""
     shown = Table(box=None, pad_edge=False)
-    for title in ("channel", "figure", "forecast", "80 % interval", "", "from"):
-        shown.add_column(title, justify="right" if title in ("forecast", "80 % interval") else "left", no_wrap=True)
+    for title in ("figure", "forecast", "80 % interval", "", "own past"):
+        shown.add_column(title, justify="left" if title in ("figure", "") else "right", no_wrap=True)
     for row in _figure_rows(plan):
         shown.add_row(*(escape(cell) for cell in row))
     return shown
@@ -107,23 +109,17 @@ def figures(plan: forecast_pb2.PlanForecast) -> Table:
 def _figure_rows(plan: forecast_pb2.PlanForecast) -> Iterator[tuple[str, ...]]:
     parts = [(name(each), each.figures) for each in plan.channels]
     for title, found in [*parts, ("total", plan.totals)]:
+        yield title, "", "", "", ""
         for figure in found:
             word = forecast_pb2.ForecastFigure.Name(figure.figure).removeprefix("FORECAST_FIGURE_").lower()
             interval = next((each for each in figure.intervals if each.level_percent == _SHOWN_LEVEL), None)
             unit = f" {figure.currency_code}" if figure.currency_code else ""
-            bounds = f"{grouped(interval.low)} - {grouped(interval.high)}{unit}" if interval else ""
+            bounds = f"{grouped(interval.low)} - {grouped(interval.high)}" if interval else ""
             bar = span(float(interval.low), float(figure.value), float(interval.high)) if interval else ""
-            yield title, word, grouped(figure.value) + unit, bounds, bar, _source(figure)
-            title = ""
-
-
-def _source(figure: forecast_pb2.FigureForecast) -> str:
-    if figure.HasField("own_weight"):
-        own = f"own past {float(figure.own_weight):.0%}, benchmarks {float(figure.benchmark_weight):.0%}"
-        return f"{own}, {figure.error_count} errors" if figure.error_count else own
-    if figure.unknown_channel_ids:
-        return f"without {len(figure.unknown_channel_ids)} channels of which it is not known"
-    return ""
+            own = f"{float(figure.own_weight):.0%}" if figure.HasField("own_weight") else ""
+            if figure.unknown_channel_ids:
+                own = f"{len(figure.unknown_channel_ids)} unknown"
+            yield f"  {word}", grouped(figure.value) + unit, bounds, bar, own
 
 
 def span(low: float, value: float, high: float) -> str:
@@ -178,23 +174,19 @@ def pacing(reply: pb.GetPlanPerformanceResponse) -> Table:
     for title in ("clicks", "conversions", "revenue"):
         shown.add_column(title, justify="right", no_wrap=True)
     for channel in (*reply.channels, reply.total):
-        cost, revenue = (
-            money_pb2.Money(currency_code=channel.actual.currency_code, micros=micros)
-            for micros in (channel.actual.cost_micros, channel.actual.revenue_micros)
-        )
         planned = channel.HasField("planned_to_date")
         cells = (
             name(channel) if channel.channel_id else "total",
             f"{channel.flight.start_date} - {channel.flight.end_date}" if channel.HasField("flight") else "",
-            money(channel.budget),
-            money(channel.planned_to_date) if planned else "",
-            money(cost),
-            money(channel.deviation) if planned else "",
+            amount(channel.budget.micros),
+            amount(channel.planned_to_date.micros) if planned else "",
+            amount(channel.actual.cost_micros),
+            amount(channel.deviation.micros) if planned else "",
             f"{float(channel.pacing):.0%}" if channel.HasField("pacing") else "",
             f"{channel.actual.impressions:,}",
             f"{channel.actual.clicks:,}",
             grouped(channel.actual.conversions),
-            money(revenue),
+            amount(channel.actual.revenue_micros),
         )
         shown.add_row(*(escape(cell) for cell in cells))
     return shown
@@ -231,21 +223,27 @@ def days(total: forecast_pb2.ChannelPerformance) -> Iterator[str]:
             round(micros / largest * (_WIDTH - 1)) for micros in (each.actual.cost_micros, each.planned.micros)
         )
         bar = "".join("│" if at == planned else "█" if at < spent else " " for at in range(_WIDTH))
-        cost = money_pb2.Money(currency_code=each.actual.currency_code, micros=each.actual.cost_micros)
-        yield f"{each.date} {bar} {money(cost)} of {money(each.planned)}"
+        yield f"{each.date} {bar} {amount(each.actual.cost_micros)} of {amount(each.planned.micros)}"
 
 
 def name(channel: forecast_pb2.ChannelForecast | forecast_pb2.ChannelPerformance) -> str:
-    """What people call a channel."""
+    """What people call a channel; the random end of its id tells it from others like it."""
     kind = channel_pb2.ChannelType.Name(channel.channel_type).removeprefix("CHANNEL_TYPE_").lower()
     platform = platform_pb2.Platform.Name(channel.platform).removeprefix("PLATFORM_").lower()
-    return f"{kind} {platform} {channel.format}".rstrip()
+    return f"{kind} {platform} {channel.format}".rstrip() + f" ..{channel.channel_id[-6:]}"
 
 
 def grouped(decimal: str) -> str:
-    """A decimal with its thousands apart."""
+    """A decimal with its thousands apart; a large one without its fraction."""
     whole, dot, part = decimal.partition(".")
+    if len(whole) > _LARGE:
+        return f"{round(float(decimal)):,}"
     return f"{int(whole or 0):,}{dot}{part}"
+
+
+def amount(micros: int) -> str:
+    """An amount with two decimals, a large one with none."""
+    return f"{micros / 10**6:,.0f}" if abs(micros) >= 10**10 else f"{micros / 10**6:,.2f}"
 
 
 def short(decimal: str) -> str:

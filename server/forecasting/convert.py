@@ -225,6 +225,6 @@ def difference(
         )
         if base.value > 0:
             shown.percent = decimal(100 * (figure.value - base.value) / base.value, 2)
-        if base.draws is not None and figure.draws is not None:
-            shown.intervals.extend(_intervals(between(figure.draws - base.draws), places))
+        if base.draw is not None and figure.draw is not None:
+            shown.intervals.extend(_intervals(between(figure.draw() - base.draw()), places))
     return message

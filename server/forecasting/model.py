@@ -300,6 +300,7 @@ class Calibration:
         drift: Variance that no volume takes away.
         noise: Variance of a single event.
         unit: What one event is.
+        largest: Events of the largest forecast among them. What is known of it is taken for still larger ones.
     """
 
     scores: Floats
@@ -308,6 +309,7 @@ class Calibration:
     drift: float
     noise: float
     unit: float
+    largest: float
 
     @classmethod
     def of(cls, scores: Scores, unit: float) -> Calibration | None:
@@ -317,43 +319,69 @@ class Calibration:
         drift, noise = _variance(scores.errors**2, 1 / (scores.expected + _HALF_EVENT))
         normal = scores.errors / np.sqrt(drift + noise / (scores.expected + _HALF_EVENT))
         order = np.argsort(scores.starts, kind="stable")
-        return cls(normal[order], np.sort(np.abs(normal)), scores.starts[order], drift, noise, unit)
+        return cls(
+            normal[order],
+            np.sort(np.abs(normal)),
+            scores.starts[order],
+            drift,
+            noise,
+            unit,
+            float(scores.expected.max()),
+        )
 
-    def sigma(self, point: float) -> float:
-        """Size of an error that is to be expected, as a logarithm."""
-        return math.sqrt(self.drift + self.noise / (point / self.unit + _HALF_EVENT))
+    def sigma(self, point: float, share: float = 1.0) -> float:
+        """Size of an error that is to be expected, as a logarithm.
 
-    def interval(self, point: float, level: float) -> tuple[float, float] | None:
+        Args:
+            point: The forecast.
+            share: The part of the flight that is as long as those whose errors are known. Errors of single events
+                cancel out over a longer flight, those of a drift do not, and nobody has seen how far it goes.
+        """
+        events = min(point * share / self.unit, self.largest)
+        return math.sqrt(self.drift + self.noise / (events + _HALF_EVENT))
+
+    def interval(self, point: float, level: float, share: float = 1.0) -> tuple[float, float] | None:
         """The interval around a forecast; None if there are too few errors for its level."""
         rank = math.ceil((len(self.scores) + 1) * level)
         if rank > len(self.scores):
             return None
-        score = float(self.ranked[rank - 1])
-        return self.moved(point, -score), self.moved(point, score)
+        reach, half = float(self.ranked[rank - 1]) * self.sigma(point, share), _HALF_EVENT * self.unit
+        low, high = ((point + half) * math.exp(each) - half for each in (-reach, reach))
+        return max(0.0, low), high
 
-    def moved(self, point: float, score: float) -> float:
-        """What came if a forecast was off by a score."""
-        half = _HALF_EVENT * self.unit
-        return max(0.0, (point + half) * math.exp(score * self.sigma(point)) - half)
+    def together(self, weeks: Floats) -> tuple[Whole, Whole]:
+        """Where the errors of drawn weeks begin and how many they are; of a week that has none, all errors.
 
-    def draws(self, point: float, weeks: Floats, signs: Floats, rng: np.random.Generator) -> Floats:
-        """What may come: an error of the drawn week for each draw, of any week where that has none.
+        Args:
+            weeks: For each draw a number from 0 to 1, the same for everything that happens together.
+        """
+        first, last = int(self.starts[0]), int(self.starts[-1])
+        drawn = first + np.floor(weeks * (last - first + 1)).astype(np.int64)
+        begin, end = np.searchsorted(self.starts, drawn, "left"), np.searchsorted(self.starts, drawn, "right")
+        empty = end == begin
+        return np.where(empty, 0, begin), np.where(empty, len(self.starts), end - begin)
+
+    def draws(
+        self,
+        point: float,
+        share: float,
+        together: tuple[Whole, Whole],
+        signs: Floats,
+        rng: np.random.Generator,
+    ) -> Floats:
+        """What may come: an error of the drawn week for each draw.
 
         Args:
             point: The forecast.
-            weeks: For each draw a number from 0 to 1, the same for everything that happens together.
+            share: As for `sigma`.
+            together: From `together`.
             signs: For each draw 1 or -1, likewise: errors keep their signs against each other only.
             rng: Where chance comes from.
         """
-        starts = self.starts
-        first, last = int(starts[0]), int(starts[-1])
-        drawn = first + np.floor(weeks * (last - first + 1)).astype(np.int64)
-        begin, end = np.searchsorted(starts, drawn, "left"), np.searchsorted(starts, drawn, "right")
-        begin, end = np.where(end > begin, begin, 0), np.where(end > begin, end, len(starts))
-        picked = begin + np.floor(rng.random(len(weeks)) * (end - begin)).astype(np.int64)
-        scores = self.scores[picked] * signs
+        begin, count = together
+        scores = self.scores[begin + np.floor(rng.random(len(begin)) * count).astype(np.int64)] * signs
         half = _HALF_EVENT * self.unit
-        moved: Floats = np.maximum(0.0, (point + half) * np.exp(scores * self.sigma(point)) - half)
+        moved: Floats = np.maximum(0.0, (point + half) * np.exp(scores * self.sigma(point, share)) - half)
         return moved
 
 

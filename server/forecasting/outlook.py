@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from statistics import NormalDist
 from typing import Final, Literal
 from uuid import UUID
@@ -14,7 +15,7 @@ from uuid import UUID
 import numpy as np
 
 from server.forecasting import model
-from server.forecasting.model import CLICKS, CONVERSIONS, COST, IMPRESSIONS, REVENUE, Floats, Ratio
+from server.forecasting.model import CLICKS, CONVERSIONS, COST, IMPRESSIONS, REVENUE, Calibration, Floats, Ratio, Whole
 from server.forecasting.past import Past
 from storage.postgres.benchmarks import Benchmark
 
@@ -22,7 +23,7 @@ LEVELS: Final = (50, 80, 95)
 """Probabilities of intervals, in percent."""
 JUDGED: Final = 80
 """The one that outlook and backtest go by."""
-DRAWS: Final = 10_000
+DRAWS: Final = 4_000
 
 # Below this weight of the own past, its errors do not tell how far off benchmarks are.
 _OWN_PREVAILS = 0.5
@@ -69,7 +70,8 @@ class Figure:
     """What a figure will probably be.
 
     Attributes:
-        draws: What it may be, alike for what happens together; None without intervals.
+        draw: Draws what it may be, alike for what happens together; None without intervals. Hundreds of channels are
+            not held in memory.
     """
 
     value: float
@@ -79,7 +81,7 @@ class Figure:
     benchmark_ids: list[UUID] = field(default_factory=list)
     errors: int = 0
     unknown: list[UUID] = field(default_factory=list)
-    draws: Floats | None = None
+    draw: Callable[[], Floats] | None = None
 
 
 @dataclass(slots=True)
@@ -140,8 +142,14 @@ class Forecaster:
                 self.block = block
                 if len(self._scores[model.YIELDS[0]].errors) >= model.LEAST_SCORES:
                     break
+        self._calibrations = {
+            (ratio, known): model.calibrated(self._scores[ratio], model.event_size(history), known)
+            for ratio, history in self._histories.items()
+            for known in (True, False)
+        }
         rng = np.random.default_rng(_seed(key))
-        self._together = rng.random(DRAWS)
+        drawn = rng.random(DRAWS)
+        self._spans = {key: found.together(drawn) for key, found in self._calibrations.items() if found is not None}
         self._signs = rng.choice(np.array([-1.0, 1.0]), DRAWS)
 
     def channel(self, channel: PlannedChannel) -> Outlook:
@@ -153,7 +161,7 @@ class Forecaster:
                 figure = self._figure(channel, ratio, channel.budget, series, evidence, groups)
                 if figure is not None:
                     figures[ratio.of] = figure
-        figures[COST] = Figure(channel.budget, basis="plan", draws=np.full(DRAWS, channel.budget))
+        figures[COST] = Figure(channel.budget, basis="plan")
         rates: dict[Ratio, Figure] = {}
         for ratio in model.RATES:
             volume = figures.get(ratio.per)
@@ -177,10 +185,13 @@ class Forecaster:
                 continue
             total = Figure(sum(each.value for each in known), basis="plan" if place == COST else "channels")
             total.unknown = [each.channel.id for each in paid if place not in each.figures]
-            drawn = [each.draws for each in known if each.draws is not None]
-            if place != COST and len(drawn) == len(known):
-                total.draws = np.sum(drawn, axis=0)
-                total.intervals = between(total.draws)
+            draws = [each.draw for each in known if each.draw is not None]
+            if len(draws) == len(known):
+                drawn = np.zeros(DRAWS)
+                for draw in draws:
+                    drawn += draw()
+                total.draw = partial(_same, drawn)
+                total.intervals = between(drawn)
             totals[place] = total
         return totals
 
@@ -245,28 +256,35 @@ class Forecaster:
         if own is None and benchmark is None:
             return None
         middle = (own or 0.0) * weight + (benchmark.middle * (1 - weight) if benchmark else 0.0)
-        if own is not None and own <= 0 and benchmark is None:
-            # It was never measured: that is not a forecast of nothing.
+        if own is not None and weight >= _OWN_PREVAILS and not self._measured(ratio, series, evidence):
+            # Nobody has told what comes of the money. That is not a forecast of nothing.
             return None
         figure = Figure(middle * volume, own_weight=weight)
         figure.benchmark_ids = list(benchmark.ids) if benchmark is not None and weight < 1 else []
-        rng = np.random.default_rng(_seed(f"{self._key}/{channel.id}/{ratio.of}/{ratio.per}"))
-        calibration = model.calibrated(
-            self._scores[ratio], model.event_size(self._histories[ratio]), evidence == "channel"
-        )
+        share = min(1.0, 7 * self.block / channel.days)
+        seed = f"{self._key}/{channel.id}/{ratio.of}/{ratio.per}"
+        calibration = self._calibrations[ratio, evidence == "channel"]
         if own is not None and weight >= _OWN_PREVAILS and calibration is not None:
-            bounds = {level: calibration.interval(figure.value, level / 100) for level in LEVELS}
+            bounds = {level: calibration.interval(figure.value, level / 100, share) for level in LEVELS}
             figure.intervals = {level: bound for level, bound in bounds.items() if bound is not None}
         if figure.intervals and calibration is not None:
             figure.basis, figure.errors = "own_errors", len(calibration.scores)
-            figure.draws = calibration.draws(figure.value, self._together, self._signs, rng)
+            spans = self._spans[ratio, evidence == "channel"]
+            figure.draw = partial(_by_errors, calibration, figure.value, share, spans, self._signs, seed)
         elif benchmark is not None and benchmark.sigma > 0:
             figure.basis = "benchmark_quartiles"
             for level in LEVELS:
                 reach = NormalDist().inv_cdf(0.5 + level / 200) * benchmark.sigma
                 figure.intervals[level] = (figure.value * math.exp(-reach), figure.value * math.exp(reach))
-            figure.draws = figure.value * np.exp(rng.standard_normal(DRAWS) * benchmark.sigma)
+            figure.draw = partial(_by_quartiles, figure.value, benchmark.sigma, seed)
         return figure
+
+    def _measured(self, ratio: Ratio, series: Sequence[int], evidence: Evidence) -> bool:
+        """Whether a figure of some series was ever more than nothing, or they are too small to tell."""
+        history, fit = self._histories[ratio], self._fits[ratio]
+        if fit is None or history.above[series].sum() > 0:
+            return fit is not None
+        return evidence == "channel" and float(fit.series_credibility[series].max()) < _OWN_PREVAILS
 
     def _assumptions(
         self, channel: PlannedChannel, figures: Mapping[int, Figure], evidence: Evidence, series: Sequence[int]
@@ -287,6 +305,21 @@ class Forecaster:
         if "benchmark_quartiles" in bases:
             found.append("benchmarks_hold")
         return found
+
+
+def _by_errors(
+    calibration: Calibration, point: float, share: float, spans: tuple[Whole, Whole], signs: Floats, seed: str
+) -> Floats:
+    return calibration.draws(point, share, spans, signs, np.random.default_rng(_seed(seed)))
+
+
+def _by_quartiles(point: float, sigma: float, seed: str) -> Floats:
+    drawn: Floats = point * np.exp(np.random.default_rng(_seed(seed)).standard_normal(DRAWS) * sigma)
+    return drawn
+
+
+def _same(drawn: Floats) -> Floats:
+    return drawn
 
 
 def between(draws: Floats) -> dict[int, Interval]:

@@ -85,8 +85,12 @@ def test_an_interval_is_the_rank_of_past_errors() -> None:
     assert (np.log(low / 1e6), np.log(high / 1e6)) == pytest.approx((-0.8, 0.8), abs=1e-3)
     assert found.interval(1e6, 0.95) is None
     assert model.calibrated(scores, 1.0, known=False) is None
+    small = model.Calibration(found.scores, found.ranked, found.starts, 0.0, 1.0, 1.0, 100.0)
+    # Volume makes errors smaller, but not beyond the volumes and lengths of flights that were seen.
+    assert small.sigma(24.5) == pytest.approx(0.2) and small.sigma(1e9) == small.sigma(100)
+    assert small.sigma(98, share=0.25) == small.sigma(24.5)
     weeks, signs = np.linspace(0, 0.999, 900), np.ones(900)
-    drawn = np.log(found.draws(1e6, weeks, signs, np.random.default_rng(1)) / 1e6)
+    drawn = np.log(found.draws(1e6, 1.0, found.together(weeks), signs, np.random.default_rng(1)) / 1e6)
     # Each week's error comes up, alike often, with its sign.
     assert sorted(set(drawn.round(3).tolist())) == sorted(errors.tolist())
 

@@ -77,7 +77,7 @@ class _ForecastBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Forecas
     FORECAST_BASIS_PLAN: _ForecastBasis.ValueType  # 3
     """The plan itself: there is no interval."""
     FORECAST_BASIS_CHANNELS: _ForecastBasis.ValueType  # 4
-    """Of sums: the channels, drawn together ten thousand times."""
+    """Of sums: the channels, drawn together four thousand times."""
 
 class ForecastBasis(_ForecastBasis, metaclass=_ForecastBasisEnumTypeWrapper):
     """ForecastBasis is what an interval was made of."""
@@ -91,7 +91,7 @@ FORECAST_BASIS_BENCHMARK_QUARTILES: ForecastBasis.ValueType  # 2
 FORECAST_BASIS_PLAN: ForecastBasis.ValueType  # 3
 """The plan itself: there is no interval."""
 FORECAST_BASIS_CHANNELS: ForecastBasis.ValueType  # 4
-"""Of sums: the channels, drawn together ten thousand times."""
+"""Of sums: the channels, drawn together four thousand times."""
 Global___ForecastBasis: _TypeAlias = ForecastBasis  # noqa: Y015
 
 class _ForecastEvidence:
@@ -149,7 +149,9 @@ class _ForecastAssumptionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fo
     FORECAST_ASSUMPTION_ERRORS_OF_SHORTER_FLIGHTS: _ForecastAssumption.ValueType  # 5
     """The flight is off by as much as the longest flights whose errors are known, though it is longer or further away."""
     FORECAST_ASSUMPTION_BEYOND_PAST_SPEND: _ForecastAssumption.ValueType  # 6
-    """The budget of a day is more than 1.5 times what the channel's campaigns cost on any day: nothing is known of such days."""
+    """The budget of a day is more than 1.5 times what the campaigns behind the forecast cost a day in any week: nothing is known
+    of such weeks.
+    """
     FORECAST_ASSUMPTION_BENCHMARKS_HOLD: _ForecastAssumption.ValueType  # 7
     """Benchmarks hold for the client: it has too little past of its own."""
 
@@ -169,7 +171,9 @@ FORECAST_ASSUMPTION_FOUR_WEEKS: ForecastAssumption.ValueType  # 4
 FORECAST_ASSUMPTION_ERRORS_OF_SHORTER_FLIGHTS: ForecastAssumption.ValueType  # 5
 """The flight is off by as much as the longest flights whose errors are known, though it is longer or further away."""
 FORECAST_ASSUMPTION_BEYOND_PAST_SPEND: ForecastAssumption.ValueType  # 6
-"""The budget of a day is more than 1.5 times what the channel's campaigns cost on any day: nothing is known of such days."""
+"""The budget of a day is more than 1.5 times what the campaigns behind the forecast cost a day in any week: nothing is known
+of such weeks.
+"""
 FORECAST_ASSUMPTION_BENCHMARKS_HOLD: ForecastAssumption.ValueType  # 7
 """Benchmarks hold for the client: it has too little past of its own."""
 Global___ForecastAssumption: _TypeAlias = ForecastAssumption  # noqa: Y015
@@ -373,7 +377,7 @@ class FigureForecast(_message.Message):
     currency_code: _builtins.str
     """Currency of cost and revenue; empty for the others."""
     basis: Global___ForecastBasis.ValueType
-    """What the intervals were made of."""
+    """What the intervals were made of; unspecified where there is nothing to make any of."""
     own_weight: _builtins.str
     """Weight of the client's own past, 0 to 1; absent of sums over channels, and of cost."""
     benchmark_weight: _builtins.str
