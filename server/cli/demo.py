@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import grpc
 import typer
@@ -19,13 +19,17 @@ from rich.markup import escape
 from rich.table import Table
 
 import mrm_client
-from server.cli import remote
+from server.cli import remote, shop
 from server.cli.admin import create_admin
 from server.cli.console import log_to, out, run, say, step
 from server.cli.live import LiveFigures
 from server.cli.recording import Recording
 from server.cli.tenant import Tenant
 from server.cli.up import everything
+
+if TYPE_CHECKING:
+    from server.sandbox.sandbox import Sandbox
+    from server.settings import Settings
 
 _FILE = Path(__file__).resolve().parents[2] / "examples" / "data" / "open_bandit_events.csv.gz"
 _EMAIL = "demo@example.com"
@@ -61,7 +65,8 @@ def demo(
 ) -> None:
     """Start everything in a fresh directory and replay a week of real advertising events.
 
-    Ends with every campaign's totals beside the file's own: exit code 0 only if all agree. Leaves nothing behind.
+    Shows every campaign's totals beside the file's own, and then a platform that takes clicks back: exit code 0 only if
+    all agree. Leaves nothing behind.
     """
     remote.quiet_grpc()
     run(_demo(file, seconds))
@@ -96,6 +101,12 @@ async def _run(recording: Recording, directory: Path, seconds: float) -> bool:
 
     settings = Settings()
     settings.grpc.port, settings.logging.level = 0, "WARNING"
+    async with shop.stand_in() as sandbox:
+        settings.platforms = sandbox.settings()
+        return await _serve(recording, settings, directory, seconds, sandbox)
+
+
+async def _serve(recording: Recording, settings: Settings, directory: Path, seconds: float, sandbox: Sandbox) -> bool:
     async with everything(settings, directory) as (_, application):
         target = f"127.0.0.1:{application.port}"
         password = secrets.token_urlsafe(16)
@@ -118,7 +129,8 @@ async def _run(recording: Recording, directory: Path, seconds: float) -> bool:
                 f"[green]✓[/] {counters.acknowledged:,} events acknowledged in {counters.batches} batches,"
                 f" {counters.quarantined} put aside"
             )
-            return _compare(recording, totals)
+            agreed = _compare(recording, totals)
+            return await _taken_back(watching, asking, tenant, sandbox) and agreed
 
 
 @asynccontextmanager
@@ -191,6 +203,36 @@ async def _settled(
         if totals == live == recording.totals or time.monotonic() > until:
             return totals
         await asyncio.sleep(0.2)
+
+
+async def _taken_back(watching: grpc.aio.Channel, asking: grpc.aio.Channel, tenant: Tenant, sandbox: Sandbox) -> bool:
+    """Reads an account on the sandbox, whose platform then takes clicks back; whether that arrives everywhere."""
+    async with step("an account on a stand-in for VK Ads connected, its campaigns linked"):
+        account = await shop.Shop.make(asking, sandbox, tenant.session_token)
+    account.restate(shop.BEFORE)
+    campaigns = account.tenant.campaigns
+    figures = LiveFigures({campaign_id: name for name, campaign_id in campaigns.items()})
+    first = next(iter(campaigns))
+
+    def seen() -> int:
+        return {name: each.metrics.clicks for name, each in figures.by_name()}.get(first, 0)
+
+    async with _watching(watching, account.tenant, figures):
+        await account.sync(asking)
+        before = await account.clicks(asking)
+        if not out.is_terminal:
+            say(_plain(figures), markup=False)
+        account.restate(shop.AFTER)
+        await account.sync(asking)
+        arrived = await account.arrived(asking, seen) and before == shop.BEFORE
+        if not out.is_terminal:
+            say(_plain(figures), markup=False)
+    verdict = "[green]✓[/]" if arrived else "[red]✗ not everywhere:[/]"
+    say(
+        f"{verdict} the platform took clicks of {account.day} back, {shop.BEFORE:,} -> {shop.AFTER:,}:"
+        " in the live table, in QueryStatistics and in the daily figures"
+    )
+    return arrived
 
 
 def _compare(recording: Recording, totals: dict[str, tuple[int, int]]) -> bool:

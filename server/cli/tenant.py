@@ -56,10 +56,15 @@ class Tenant:
             request = session_service_pb2.LoginRequest(email=email, password=password)
             login = await session_service_pb2_grpc.SessionServiceStub(channel).Login(request, timeout=_CALL_SECONDS)
         async with mrm_client.channel(target, login.session_token) as channel:
-            client_id = await _client(channel)
-            project_id = await _project(channel, client_id)
+            client_id, project_id = await cls.place(channel, "Open Bandit demo", "Fashion shop")
             campaigns = {name: await _campaign(channel, project_id, name) for name in names}
             return cls(login.session_token, client_id, campaigns, await _key(channel, client_id))
+
+    @staticmethod
+    async def place(channel: grpc.aio.Channel, client: str, project: str) -> tuple[str, str]:
+        """Makes a client and a project with these names; returns their ids."""
+        client_id = await _client(channel, client)
+        return client_id, await _project(channel, client_id, project)
 
     async def totals(self, channel: grpc.aio.Channel, start: datetime, end: datetime) -> dict[str, tuple[int, int]]:
         """(impressions, clicks) of each campaign by name, over the client's days from `start` to `end`."""
@@ -83,9 +88,9 @@ class Tenant:
         }
 
 
-async def _client(channel: grpc.aio.Channel) -> str:
+async def _client(channel: grpc.aio.Channel, name: str) -> str:
     client = client_pb2.Client(
-        display_name="Open Bandit demo",
+        display_name=name,
         type=client_pb2.CLIENT_TYPE_DIRECT_ADVERTISER,
         settings=client_pb2.ClientSettings(time_zone=TIME_ZONE, currency_code=CURRENCY),
     )
@@ -94,8 +99,8 @@ async def _client(channel: grpc.aio.Channel) -> str:
     return reply.client.client_id
 
 
-async def _project(channel: grpc.aio.Channel, client_id: str) -> str:
-    project = project_pb2.Project(client_id=client_id, display_name="Fashion shop")
+async def _project(channel: grpc.aio.Channel, client_id: str, name: str) -> str:
+    project = project_pb2.Project(client_id=client_id, display_name=name)
     request = project_service_pb2.CreateProjectRequest(project=project, request_id=str(uuid4()))
     reply = await project_service_pb2_grpc.ProjectServiceStub(channel).CreateProject(request, timeout=_CALL_SECONDS)
     return reply.project.project_id

@@ -11,7 +11,8 @@ from server.planning import convert
 from server.rpc.call import AuditEntry, Mutation
 from server.rpc.errors import FailedPrecondition, NotFound
 from server.rpc.values import check_etag
-from storage.postgres import campaigns, project_team, projects
+from server.sync.making import push_soon
+from storage.postgres import campaign_pushes, campaigns, project_team, projects
 from storage.postgres.projects import Project
 
 STEPS: Final = {
@@ -84,6 +85,7 @@ class LifecycleRpcs:
                 },
             )
         await campaigns.pause(call.tx, call.scope, running)
+        await push_soon(call.tx, await campaign_pushes.accounts_internal(call.tx, running))
         before = campaign_pb2.Campaign(status=campaign_pb2.CAMPAIGN_STATUS_ACTIVE)
         after = campaign_pb2.Campaign(status=campaign_pb2.CAMPAIGN_STATUS_PAUSED)
         for campaign_id in running:

@@ -65,6 +65,9 @@ _LIST = f"""
 SELECT {_COLUMNS} FROM campaign_pushes p JOIN campaigns c ON c.id = p.campaign_id JOIN clients cl ON cl.id = c.client_id
 WHERE p.integration_id = $4 AND {visibility.project("c.project_id")} ORDER BY p.version LIMIT $5"""
 
+# The accounts that are to be told of some campaigns.
+_ACCOUNTS = "SELECT DISTINCT integration_id FROM campaign_pushes WHERE campaign_id = ANY ($1::uuid[])"
+
 # Wishes a campaign on a platform.
 _CREATE = """
 INSERT INTO campaign_pushes (campaign_id, integration_id, creates, parts) VALUES ($1, $2, true, '{}')
@@ -101,6 +104,11 @@ async def open_internal(db: Executor, integration_id: UUID, limit: int) -> list[
 async def list_some(db: Executor, scope: Scope, integration_id: UUID, limit: int) -> list[Push]:
     """Up to `limit` changes that an account has not been told yet, also those that it refused."""
     return [_push(row) for row in await db.fetch(_LIST, *scope.args, integration_id, limit)]
+
+
+async def accounts_internal(tx: Transaction, campaign_ids: Collection[UUID]) -> list[UUID]:
+    """The accounts that are to be told something of campaigns."""
+    return [row[0] for row in await tx.fetch(_ACCOUNTS, list(campaign_ids))]
 
 
 async def create_internal(tx: Transaction, campaign_id: UUID, integration_id: UUID) -> None:

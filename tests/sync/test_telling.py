@@ -8,6 +8,7 @@ import pytest
 
 from mrm.campaigns.v1 import campaign_pb2, sync_service_pb2
 from mrm.common.v1 import money_pb2
+from mrm.planning.v1 import project_service_pb2
 from server.jobs.handling import Stores
 from server.sandbox.state import Campaign
 from tests.campaigns.places import place, rub, step, update
@@ -157,3 +158,22 @@ async def test_only_a_draft_of_the_right_platform_is_published(world: World, sto
     assert (await failing(publish(desk, other))).fields == {"integration_id": "PLATFORM_MISMATCH"}
     elsewhere = await office(world, stores, "vk_ads", campaigns=0)
     assert (await failing(publish(elsewhere, await draft(desk)))).fields == {"integration_id": "ACCOUNT_FOREIGN"}
+
+
+async def test_a_project_that_ends_halts_its_campaigns_on_the_platform_soon(world: World, stores: Stores) -> None:
+    desk = await office(world, stores, "vk_ads", campaigns=1)
+    [external_id] = desk.external_ids
+    await desk.sync(ENTITIES)
+    await world.database.execute("UPDATE campaigns SET status = 'active' WHERE id = $1", UUID(desk.linked[external_id]))
+    await world.database.execute("DELETE FROM campaign_pushes WHERE campaign_id = $1", UUID(desk.linked[external_id]))
+    await world.database.execute("UPDATE projects SET status = 'active' WHERE id = $1", UUID(desk.project_id))
+    request = project_service_pb2.CompleteProjectRequest(
+        project_id=desk.project_id, performance_rating=4, pause_campaigns=True
+    )
+    await world.admin.projects.CompleteProject(request, metadata=world.admin.auth)
+    waiting = await world.database.fetch(
+        "SELECT id, type FROM jobs WHERE client_id = $1 AND status = 'pending'", UUID(desk.client_id)
+    )
+    [job_id] = [row[0] for row in waiting if row[1] == "sync_campaign"]
+    await desk.attempt(await desk.job(job_id))
+    assert there(desk, external_id).state == "suspended"
