@@ -304,7 +304,8 @@ async def test_a_caller_learns_its_rights_and_what_they_rest_on(world: World, pe
     assert await listed(key, target.project_id) == {"CAMPAIGNS_READ"}
     assert await listed(analyst, target.project_id) == {
         "PROJECTS_READ", "MEDIA_PLANS_READ", "CAMPAIGNS_READ", "STATISTICS_READ", "CHANGES_READ",
-        "CAMPAIGNS_WRITE", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT", "PROJECTS_TRANSFER",
+        "CAMPAIGNS_WRITE", "CAMPAIGNS_IMPORT", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT", "PROJECTS_TRANSFER",
+        "ALERTS_READ", "ALERTS_WRITE",
     }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ async def tight(world: World) -> AsyncIterator[Caller]:
     """A server that grants each caller one call an hour of each RPC, and a key that may hardly do anything."""
     key = await world.key([], options_pb2.PERMISSION_CLIENTS_READ)
     settings = settings_for(world.connections)
-    classes = ("login", "light", "heavy", "ingest", "stream")
+    classes = ("login", "light", "heavy", "ingest", "stream", "work")
     settings.auth = settings.auth.model_copy(update={f"limit_{name}": 1 for name in classes})
     application = Application(settings)
     await application.start()
@@ -73,7 +73,7 @@ async def test_every_rpc_counts_and_tells(tight: Caller, method: MethodDescripto
 
 def test_every_rate_class_is_walked() -> None:
     walked = {read_policy(method).rate_class for method in LIMITED}
-    assert walked | {"LOGIN"} == {"LOGIN", "LIGHT", "HEAVY", "INGEST", "STREAM"}
+    assert walked | {"LOGIN"} == {"LOGIN", "LIGHT", "HEAVY", "INGEST", "STREAM", "WORK"}
 
 
 @pytest.mark.parametrize("password", [PASSWORD, "wrong"])

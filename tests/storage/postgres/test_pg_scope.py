@@ -276,7 +276,7 @@ class TestPlans:
         assert not [scan for scan in scans if not scan.startswith(("Index Scan", "Index Only Scan"))]
 
     @pytest.mark.usefixtures("crowded")
-    async def test_a_claimable_job(self, db: Database, world: Any) -> None:
+    async def test_a_job_that_is_due(self, db: Database, world: Any) -> None:
         await db.execute(
             """
             INSERT INTO jobs (id, type, queue, status, payload, completed_at)
@@ -285,5 +285,6 @@ class TestPlans:
         )
         await db.execute("ANALYZE jobs")
         sql = """SELECT id FROM jobs WHERE queue = 'email' AND status = 'pending' AND scheduled_at <= now()
+          AND delivered_at IS NULL AND throttle_key IS NULL
           ORDER BY priority DESC, scheduled_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
         assert await self.nodes(db, sql) == {"Index Scan on jobs"}

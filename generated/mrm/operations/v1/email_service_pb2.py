@@ -27,7 +27,7 @@ from mrm.common.v1 import options_pb2 as mrm_dot_common_dot_v1_dot_options__pb2
 from mrm.operations.v1 import email_pb2 as mrm_dot_operations_dot_v1_dot_email__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/operations/v1/email_service.proto\x12\x11mrm.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bmrm/common/v1/options.proto\x1a\x1dmrm/operations/v1/email.proto\"6\n\x12UnsubscribeRequest\x12 \n\x05token\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08R\x05token\"\x15\n\x13UnsubscribeResponse\"\x95\x01\n\x1d\x43reateEmailSuppressionRequest\x12$\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01R\x07\x61\x64\x64ress\x12\"\n\x07\x63omment\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\x07\x63omment\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"r\n\x1e\x43reateEmailSuppressionResponse\x12P\n\x11\x65mail_suppression\x18\x01 \x01(\x0b\x32#.mrm.operations.v1.EmailSuppressionR\x10\x65mailSuppression\"\x87\x01\n\x1d\x44\x65leteEmailSuppressionRequest\x12:\n\x14\x65mail_suppression_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x12\x65mailSuppressionId\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\" \n\x1e\x44\x65leteEmailSuppressionResponse\"\x91\x01\n\x1cListEmailSuppressionsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12\"\n\x07\x61\x64\x64ress\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01R\x07\x61\x64\x64ress\"\x9b\x01\n\x1dListEmailSuppressionsResponse\x12R\n\x12\x65mail_suppressions\x18\x01 \x03(\x0b\x32#.mrm.operations.v1.EmailSuppressionR\x11\x65mailSuppressions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xad\x04\n\x0c\x45mailService\x12m\n\x0bUnsubscribe\x12%.mrm.operations.v1.UnsubscribeRequest\x1a&.mrm.operations.v1.UnsubscribeResponse\"\x0f\xca\xf3\x18\x0b\x08\x01\x10\x01\x18\x01 \x88\'(\x03\x12\x8e\x01\n\x16\x43reateEmailSuppression\x12\x30.mrm.operations.v1.CreateEmailSuppressionRequest\x1a\x31.mrm.operations.v1.CreateEmailSuppressionResponse\"\x0f\xca\xf3\x18\x0b\x08\x0e\x10\x01\x18\x02 \x88\'(\x02\x12\x8e\x01\n\x16\x44\x65leteEmailSuppression\x12\x30.mrm.operations.v1.DeleteEmailSuppressionRequest\x1a\x31.mrm.operations.v1.DeleteEmailSuppressionResponse\"\x0f\xca\xf3\x18\x0b\x08\x0e\x10\x01\x18\x02 \x88\'(\x02\x12\x8b\x01\n\x15ListEmailSuppressions\x12/.mrm.operations.v1.ListEmailSuppressionsRequest\x1a\x30.mrm.operations.v1.ListEmailSuppressionsResponse\"\x0f\xca\xf3\x18\x0b\x08\r\x10\x01\x18\x02 \x88\'(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%mrm/operations/v1/email_service.proto\x12\x11mrm.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bmrm/common/v1/options.proto\x1a\x1dmrm/operations/v1/email.proto\"9\n\x12UnsubscribeRequest\x12#\n\x05token\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x08R\x05token\"\x15\n\x13UnsubscribeResponse\"\x95\x01\n\x1d\x43reateEmailSuppressionRequest\x12$\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x18\xfe\x01`\x01R\x07\x61\x64\x64ress\x12\"\n\x07\x63omment\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\x07\x63omment\x12*\n\nrequest_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\"r\n\x1e\x43reateEmailSuppressionResponse\x12P\n\x11\x65mail_suppression\x18\x01 \x01(\x0b\x32#.mrm.operations.v1.EmailSuppressionR\x10\x65mailSuppression\"\x87\x01\n\x1d\x44\x65leteEmailSuppressionRequest\x12:\n\x14\x65mail_suppression_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x12\x65mailSuppressionId\x12*\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\trequestId\" \n\x1e\x44\x65leteEmailSuppressionResponse\"\x91\x01\n\x1cListEmailSuppressionsRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\x12\"\n\x07\x61\x64\x64ress\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01R\x07\x61\x64\x64ress\"\x9b\x01\n\x1dListEmailSuppressionsResponse\x12R\n\x12\x65mail_suppressions\x18\x01 \x03(\x0b\x32#.mrm.operations.v1.EmailSuppressionR\x11\x65mailSuppressions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xad\x04\n\x0c\x45mailService\x12m\n\x0bUnsubscribe\x12%.mrm.operations.v1.UnsubscribeRequest\x1a&.mrm.operations.v1.UnsubscribeResponse\"\x0f\xca\xf3\x18\x0b\x08\x01\x10\x01\x18\x01 \x88\'(\x03\x12\x8e\x01\n\x16\x43reateEmailSuppression\x12\x30.mrm.operations.v1.CreateEmailSuppressionRequest\x1a\x31.mrm.operations.v1.CreateEmailSuppressionResponse\"\x0f\xca\xf3\x18\x0b\x08\x0e\x10\x01\x18\x02 \x88\'(\x02\x12\x8e\x01\n\x16\x44\x65leteEmailSuppression\x12\x30.mrm.operations.v1.DeleteEmailSuppressionRequest\x1a\x31.mrm.operations.v1.DeleteEmailSuppressionResponse\"\x0f\xca\xf3\x18\x0b\x08\x0e\x10\x01\x18\x02 \x88\'(\x02\x12\x8b\x01\n\x15ListEmailSuppressions\x12/.mrm.operations.v1.ListEmailSuppressionsRequest\x1a\x30.mrm.operations.v1.ListEmailSuppressionsResponse\"\x0f\xca\xf3\x18\x0b\x08\r\x10\x01\x18\x02 \x88\'(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrm.operations.v1.email_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._loaded_options = None
-  _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._serialized_options = b'\272H\007r\005\020\001\030\200\010'
+  _globals['_UNSUBSCRIBEREQUEST'].fields_by_name['token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\010'
   _globals['_CREATEEMAILSUPPRESSIONREQUEST'].fields_by_name['address']._loaded_options = None
   _globals['_CREATEEMAILSUPPRESSIONREQUEST'].fields_by_name['address']._serialized_options = b'\272H\007r\005\030\376\001`\001'
   _globals['_CREATEEMAILSUPPRESSIONREQUEST'].fields_by_name['comment']._loaded_options = None
@@ -61,21 +61,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMAILSERVICE'].methods_by_name['ListEmailSuppressions']._loaded_options = None
   _globals['_EMAILSERVICE'].methods_by_name['ListEmailSuppressions']._serialized_options = b'\312\363\030\013\010\r\020\001\030\002 \210\'(\001'
   _globals['_UNSUBSCRIBEREQUEST']._serialized_start=149
-  _globals['_UNSUBSCRIBEREQUEST']._serialized_end=203
-  _globals['_UNSUBSCRIBERESPONSE']._serialized_start=205
-  _globals['_UNSUBSCRIBERESPONSE']._serialized_end=226
-  _globals['_CREATEEMAILSUPPRESSIONREQUEST']._serialized_start=229
-  _globals['_CREATEEMAILSUPPRESSIONREQUEST']._serialized_end=378
-  _globals['_CREATEEMAILSUPPRESSIONRESPONSE']._serialized_start=380
-  _globals['_CREATEEMAILSUPPRESSIONRESPONSE']._serialized_end=494
-  _globals['_DELETEEMAILSUPPRESSIONREQUEST']._serialized_start=497
-  _globals['_DELETEEMAILSUPPRESSIONREQUEST']._serialized_end=632
-  _globals['_DELETEEMAILSUPPRESSIONRESPONSE']._serialized_start=634
-  _globals['_DELETEEMAILSUPPRESSIONRESPONSE']._serialized_end=666
-  _globals['_LISTEMAILSUPPRESSIONSREQUEST']._serialized_start=669
-  _globals['_LISTEMAILSUPPRESSIONSREQUEST']._serialized_end=814
-  _globals['_LISTEMAILSUPPRESSIONSRESPONSE']._serialized_start=817
-  _globals['_LISTEMAILSUPPRESSIONSRESPONSE']._serialized_end=972
-  _globals['_EMAILSERVICE']._serialized_start=975
-  _globals['_EMAILSERVICE']._serialized_end=1532
+  _globals['_UNSUBSCRIBEREQUEST']._serialized_end=206
+  _globals['_UNSUBSCRIBERESPONSE']._serialized_start=208
+  _globals['_UNSUBSCRIBERESPONSE']._serialized_end=229
+  _globals['_CREATEEMAILSUPPRESSIONREQUEST']._serialized_start=232
+  _globals['_CREATEEMAILSUPPRESSIONREQUEST']._serialized_end=381
+  _globals['_CREATEEMAILSUPPRESSIONRESPONSE']._serialized_start=383
+  _globals['_CREATEEMAILSUPPRESSIONRESPONSE']._serialized_end=497
+  _globals['_DELETEEMAILSUPPRESSIONREQUEST']._serialized_start=500
+  _globals['_DELETEEMAILSUPPRESSIONREQUEST']._serialized_end=635
+  _globals['_DELETEEMAILSUPPRESSIONRESPONSE']._serialized_start=637
+  _globals['_DELETEEMAILSUPPRESSIONRESPONSE']._serialized_end=669
+  _globals['_LISTEMAILSUPPRESSIONSREQUEST']._serialized_start=672
+  _globals['_LISTEMAILSUPPRESSIONSREQUEST']._serialized_end=817
+  _globals['_LISTEMAILSUPPRESSIONSRESPONSE']._serialized_start=820
+  _globals['_LISTEMAILSUPPRESSIONSRESPONSE']._serialized_end=975
+  _globals['_EMAILSERVICE']._serialized_start=978
+  _globals['_EMAILSERVICE']._serialized_end=1535
 # @@protoc_insertion_point(module_scope)
