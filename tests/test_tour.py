@@ -63,6 +63,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert re.search(r"statistics read \S+ \S+, \d+ s ago up to \d{4}-\d\d-\d\d\n", output), output
     assert "2 campaigns there, 1 of them linked to none here" in output
     assert '"BENCHMARK_LEVEL_FORMAT"' in output
+    assert '"FORECAST_EVIDENCE_CHANNEL"' in output and "the client's past is too short" in output
     assert "exports/days.parquet" in output
     assert "1 rows in" in output
     assert "INTEGRATION_STATUS_DISCONNECTED" in output

@@ -24,7 +24,7 @@ from server.rpc.call import Call
 from server.rpc.errors import NotFound
 from server.statistics.buckets import day_start
 from server.statistics.figures import MICROS, quotient, to_message
-from server.statistics.rules import MOST_ROWS, QueryTooLarge
+from server.statistics.rules import LONGEST_DAYS, MOST_ROWS, QueryTooLarge
 from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import precedence, series
 from storage.clickhouse.connect import ClickHouse
@@ -135,6 +135,8 @@ class PerformanceRpcs:
         if begun and campaigns:
             first = min(flight.start for flight in begun)
             last = min(now.day, max(flight.end for flight in begun))
+            if (last - first).days > LONGEST_DAYS:
+                raise QueryTooLarge(f"the plan's flights go back by more than {LONGEST_DAYS} days")
             figures = await self._figures(client.client_id, campaigns, plan.currency, first, last, zone)
         channels = []
         for entry in plan.channels:

@@ -23,7 +23,8 @@ MOST_BYTES = 4 * 2**20
 PLATFORMS = values.EnumWords(platform_pb2.Platform, "PLATFORM_")
 
 _FIRST_YEAR, _LAST_YEAR = 1971, 2100
-_LONGEST_DAYS = 3653
+LONGEST_DAYS = 3653
+"""Days that are measured at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def dates(message: time_pb2.DateRange, zone: ZoneInfo) -> tuple[int, int]:
     assert last is not None
     if last < first:
         raise InvalidRequest.field("dates", "PERIOD_EMPTY", "ends before it starts")
-    if (last - first).days >= _LONGEST_DAYS:
+    if (last - first).days >= LONGEST_DAYS:
         raise _too_long("dates")
     return day_start(first, zone), day_start(last + timedelta(days=1), zone)
 
@@ -87,7 +88,7 @@ def times(message: time_pb2.TimeRange, field: str) -> tuple[int, int]:
     )
     if end <= start:
         raise InvalidRequest.field(field, "PERIOD_EMPTY", "ends before it starts")
-    if end - start > _LONGEST_DAYS * 24 * HOUR:
+    if end - start > LONGEST_DAYS * 24 * HOUR:
         raise _too_long(field)
     return start, end
 

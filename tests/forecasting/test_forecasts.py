@@ -398,6 +398,30 @@ async def test_plans_without_days_have_nothing_planned(world: World) -> None:
         assert not each.HasField("planned_to_date") and not each.HasField("pacing") and not each.HasField("flight")
 
 
+async def test_what_would_be_too_much_is_refused(world: World) -> None:
+    where = await plans.office(world, start_date="1990-01-01", end_date="2100-12-31")
+    plan = await plans.create(where.author, where.project_id, UNIT)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await performance(where.author, plan.media_plan_id)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    # Without a campaign there is nothing to read; the days alone are too many.
+    assert "days of channels" in (refused.value.details() or "")
+    few = time_pb2.DateRange(start_date="1990-01-01", end_date="1990-01-02")
+    assert len((await performance(where.author, plan.media_plan_id, dates=few)).total.days) == 2
+    await plans.approved(where, plan)
+    await world.campaign(
+        where.project_id,
+        platform=platform_pb2.PLATFORM_YANDEX_DIRECT,
+        media_plan_lineage_id=plan.lineage_id,
+        plan_channel_id=plan.channels[0].channel_id,
+        total_budget=plans.rub(UNIT),
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await performance(where.author, plan.media_plan_id, without_days=True)
+    assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "go back by more than 3653 days" in (refused.value.details() or "")
+
+
 @pytest.mark.parametrize(
     ("metrics", "ratio", "middle"),
     [

@@ -546,8 +546,9 @@ Global___KpiForecast: _TypeAlias = KpiForecast  # noqa: Y015
 
 @_typing.final
 class ForecastBacktest(_message.Message):
-    """ForecastBacktest says how the same method would have fared on the client's past flights. Each was forecast from what was
-    known before it, given what it then cost, and counted once for each four weeks of the last third of the client's past.
+    """ForecastBacktest says how the same method would have fared on the client's past flights, benchmarks aside. Every four weeks
+    of the last third of the client's past, the flights of the next four weeks are forecast from what was known by then and from
+    what each of them then cost; none is counted twice.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
