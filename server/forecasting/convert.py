@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import date, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
 from mrm.common.v1 import channel_pb2, money_pb2, platform_pb2, time_pb2
@@ -42,11 +42,13 @@ _EVIDENCES: Final = EnumWords(forecast_pb2.ForecastEvidence, "FORECAST_EVIDENCE_
 _ASSUMPTIONS: Final = EnumWords(forecast_pb2.ForecastAssumption, "FORECAST_ASSUMPTION_")
 _MOST_CAMPAIGNS: Final = 100
 _DAY: Final = timedelta(days=1)
+# Floats have up to 309 digits before the point.
+_ANY_LENGTH: Final = Context(prec=400)
 
 
 def decimal(value: float, places: int) -> str:
     """A number in plain notation with at most so many decimals, half to even."""
-    return exact(Decimal(value).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN))
+    return exact(Decimal(value).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, _ANY_LENGTH))
 
 
 def exact(value: Decimal) -> str:
@@ -69,7 +71,7 @@ def channel(outlook: Outlook, entry: Mapping[str, Any], past: Past, currency: st
         channel_type=CHANNEL_TYPES.number(wanted.channel_type),
         platform=PLATFORMS.number(wanted.platform),
         format=wanted.format,
-        budget=money_pb2.Money(currency_code=currency, micros=round(wanted.budget * 10**6)),
+        budget=money_pb2.Money(currency_code=currency, micros=wanted.micros),
         figures=figures(outlook.figures, currency),
         kpis=[_kpi(outlook, kpi["metric"], kpi["target"]) for kpi in entry.get("kpis", ())],
         campaigns=_campaigns(outlook, past),

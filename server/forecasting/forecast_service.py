@@ -26,8 +26,6 @@ from storage.postgres.database import Database
 from storage.postgres.forecasts import PlanClient
 from storage.postgres.media_plans import MediaPlan
 
-_MICROS = 10**6
-
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
@@ -184,7 +182,7 @@ def _channel(asked: _Asked, entry: Mapping[str, Any], found: Mapping[str, benchm
         entry["platform"],
         entry["type"],
         entry.get("format", ""),
-        asked.budgets[entry["channel_id"]] / _MICROS,
+        asked.budgets[entry["channel_id"]],
         start,
         end,
         asked.client.industry,

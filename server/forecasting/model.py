@@ -101,7 +101,10 @@ class Fit:
         others: Of each series, as if it had none.
         groups: Of each level and group.
         weights: Faded denominators by series: how much own evidence there is.
-        series_credibility: Weight of each series' own figures against its group's.
+        series_credibility: Weight of each series' own figures against its group's, which says it all where series do
+            not differ.
+        series_volume: What that weight would be if they differed as much as figures are large: whether a series has
+            figures to speak of.
         dispersion: Variance of a week's figure relative to its expectation, at an expectation of one.
     """
 
@@ -110,6 +113,7 @@ class Fit:
     groups: Sequence[Floats]
     weights: Floats
     series_credibility: Floats
+    series_volume: Floats
     dispersion: float
 
 
@@ -167,8 +171,9 @@ class History:
         own, weight = _credible(estimate, below, above, dispersion)
         expected = below * estimate
         credibility = np.where(expected > 0, expected / (expected + weight), 0)
+        volume = np.where(expected > 0, expected / (expected + dispersion / _UNKNOWN_SPREAD), 0)
         others = np.where(np.isfinite(others), others, np.nan)
-        return Fit(np.where(below > 0, own, np.nan), others, groups, below, credibility, dispersion)
+        return Fit(np.where(below > 0, own, np.nan), others, groups, below, credibility, volume, dispersion)
 
     def _dispersion(self, below: Floats, above: Floats, squares: Floats, weeks: Floats) -> float:
         """Variance within series, relative to the mean of the narrowest group."""

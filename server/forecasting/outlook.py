@@ -31,6 +31,8 @@ _BEYOND = 1.5
 # Quartiles of a normal distribution lie so many standard deviations from its middle.
 _QUARTILE = NormalDist().inv_cdf(0.75)
 _LEAST_WEEKS = 12
+# Beyond this variance of a logarithm a benchmark says nothing, and numbers end.
+_WIDEST = 100.0
 _PROBABLE_WEEKS = 4
 
 Evidence = Literal["channel", "format", "channel_type", "platform", "none"]
@@ -43,7 +45,7 @@ class PlannedChannel:
     """A channel whose money is to be forecast.
 
     Attributes:
-        budget: In units of the currency.
+        micros: Its money, in millionths of the currency.
         start: First day of its flight; None while not decided.
         industry: The client's line of business.
         benchmarks: The best one of each metric.
@@ -53,11 +55,16 @@ class PlannedChannel:
     platform: str
     channel_type: str
     format: str
-    budget: float
+    micros: int
     start: date | None
     end: date | None
     industry: str
     benchmarks: Mapping[str, Benchmark]
+
+    @property
+    def budget(self) -> float:
+        """Its money in units of the currency."""
+        return self.micros / 1e6
 
     @property
     def days(self) -> int:
@@ -251,7 +258,7 @@ class Forecaster:
                 if benchmark is not None:
                     # Buehlmann: own volume, in events as the benchmark expects them, against how advertisers differ.
                     expected = float(evident.sum()) * benchmark.middle
-                    spread = math.expm1(benchmark.sigma**2)
+                    spread = math.expm1(min(benchmark.sigma**2, _WIDEST))
                     weight = expected / (expected + fit.dispersion / spread) if spread > 0 else 0.0
         if own is None and benchmark is None:
             return None
@@ -263,13 +270,15 @@ class Forecaster:
         figure.benchmark_ids = list(benchmark.ids) if benchmark is not None and weight < 1 else []
         share = min(1.0, 7 * self.block / channel.days)
         seed = f"{self._key}/{channel.id}/{ratio.of}/{ratio.per}"
-        calibration = self._calibrations[ratio, evidence == "channel"]
+        # Whoever has hardly begun is as uncertain as a newcomer.
+        known = evidence == "channel" and fit is not None and self._volume(fit, series) >= _OWN_PREVAILS
+        calibration = self._calibrations[ratio, known]
         if own is not None and weight >= _OWN_PREVAILS and calibration is not None:
             bounds = {level: calibration.interval(figure.value, level / 100, share) for level in LEVELS}
             figure.intervals = {level: bound for level, bound in bounds.items() if bound is not None}
         if figure.intervals and calibration is not None:
             figure.basis, figure.errors = "own_errors", len(calibration.scores)
-            spans = self._spans[ratio, evidence == "channel"]
+            spans = self._spans[ratio, known]
             figure.draw = partial(_by_errors, calibration, figure.value, share, spans, self._signs, seed)
         elif benchmark is not None and benchmark.sigma > 0:
             figure.basis = "benchmark_quartiles"
@@ -284,7 +293,12 @@ class Forecaster:
         history, fit = self._histories[ratio], self._fits[ratio]
         if fit is None or history.above[series].sum() > 0:
             return fit is not None
-        return evidence == "channel" and float(fit.series_credibility[series].max()) < _OWN_PREVAILS
+        return evidence == "channel" and self._volume(fit, series) < _OWN_PREVAILS
+
+    @staticmethod
+    def _volume(fit: model.Fit, series: Sequence[int]) -> float:
+        """Whether a channel's own campaigns have figures to speak of: below a half they have hardly begun."""
+        return float(fit.series_volume[series].max())
 
     def _assumptions(
         self, channel: PlannedChannel, figures: Mapping[int, Figure], evidence: Evidence, series: Sequence[int]

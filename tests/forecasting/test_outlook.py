@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
 
+from server.forecasting import convert
 from server.forecasting.model import CLICKS, CONVERSIONS, COST, IMPRESSIONS, REVENUE, Panel
 from server.forecasting.outlook import Forecaster, PlannedChannel
 from server.forecasting.past import Past, place
+from storage.postgres.benchmarks import Benchmark
 from storage.postgres.forecasts import PastCampaign
 
 TODAY = date(2026, 11, 23)
@@ -36,7 +40,7 @@ def channel(
     channel_id: UUID | None = None, days: int = 28, budget: float = 400.0, kind: str = "social"
 ) -> PlannedChannel:
     last = TODAY + timedelta(days=days - 1)
-    return PlannedChannel(channel_id or uuid4(), "vk_ads", kind, "", budget, TODAY, last, "", {})
+    return PlannedChannel(channel_id or uuid4(), "vk_ads", kind, "", round(budget * 1e6), TODAY, last, "", {})
 
 
 def own(found: Past, number: int) -> UUID:
@@ -95,6 +99,30 @@ def test_assumptions_are_named() -> None:
     assert near == ["budget_spent", "proportional", "no_season"]
     dear = forecaster.channel(channel(own(known, 1), budget=4000.0)).assumptions
     assert dear == [*near, "beyond_past_spend"]
+
+
+def test_who_has_hardly_begun_is_as_uncertain_as_a_newcomer() -> None:
+    known = past()
+    begun, fresh, old = channel(own(known, SERIES - 1)), channel(), channel(own(known, 1))
+    forecaster = Forecaster(known, [begun, fresh, old], "key")
+    errors = [forecaster.channel(each).figures[CLICKS].errors for each in (begun, fresh, old)]
+    # A newcomer is also whoever began while errors were looked at.
+    assert errors[0] == errors[1] != errors[2]
+
+
+def test_a_benchmark_as_wide_as_the_world_says_little() -> None:
+    wide = Benchmark(
+        uuid4(), "", "vk_ads", "social", "", "", TODAY, TODAY, "cpc", Decimal("0.000001"), Decimal(1),
+        Decimal(10**12), 5, "a survey", "RUB", "1",
+    )  # fmt: skip
+    alone = replace(channel(budget=1e12), platform="other", benchmarks={"cpc": wide})
+    forecaster = Forecaster(past(), [alone], "key")
+    figure = forecaster.channel(alone).figures[CLICKS]
+    assert figure.basis == "benchmark_quartiles"
+    low, high = figure.intervals[95]
+    assert convert.decimal(low, 0) == "0" and len(convert.decimal(high, 0)) > 28
+    beside = replace(channel(), benchmarks={"cpc": wide})
+    assert forecaster.channel(beside).figures[CLICKS].own_weight == pytest.approx(1)
 
 
 def test_a_short_past_gives_figures_but_no_intervals() -> None:
