@@ -16,8 +16,8 @@ from server.rpc.call import AuditEntry
 from server.sync import running
 from server.sync.account import OpenAccount
 from storage.errors import Conflict
-from storage.postgres import campaign_pushes, campaigns, sync_streams
-from storage.postgres.audit import Cause
+from storage.postgres import audit, campaign_pushes, campaigns, sync_streams
+from storage.postgres.audit import Cause, Record
 from storage.postgres.campaign_pushes import Push
 from storage.scope import EVERYTHING
 
@@ -146,6 +146,8 @@ class _Pushing:
         done = [each for each in pushes if (each.external_id or "") not in faults]
         async with self._context.transaction("sync_told") as tx:
             await campaign_pushes.done_internal(tx, [(each.campaign_id, each.version) for each in done])
+            if done:
+                await audit.append(tx, *(self._record(each, {"told": [None, list(each.parts)]}) for each in done))
         self._told += len(done)
         for each in pushes:
             if (each.external_id or "") in faults:
@@ -164,7 +166,22 @@ class _Pushing:
         text = "; ".join(dict.fromkeys([str(error), *(each.text for each in error.errors)]))
         async with self._context.transaction("sync_refused") as tx:
             await campaign_pushes.refused_internal(tx, push.campaign_id, push.version, text)
+            await audit.append(tx, self._record(push, {"refused": [None, text]}))
         self._refused += 1
+
+    def _record(self, push: Push, diff: Mapping[str, Any]) -> Record:
+        """What became of it, on record."""
+        return Record(
+            actor_kind="system",
+            actor_id=None,
+            action="push",
+            resource_type="campaign",
+            resource_id=push.campaign_id,
+            client_id=push.client_id,
+            project_id=push.project_id,
+            diff=diff,
+            cause=Cause("platform", str(self._account.integration.id), "told to the platform"),
+        )
 
 
 def _whole(value: Any) -> Any:

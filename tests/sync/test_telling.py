@@ -33,6 +33,14 @@ async def draft(desk: Office, **fields: object) -> str:
     return (await desk.world.campaign(desk.project_id, platform=PLATFORMS[desk.platform], **fields)).campaign_id
 
 
+async def pushed(desk: Office, campaign_id: str) -> list[object]:
+    """What is on record of what the platform was told."""
+    rows = await desk.world.database.fetch(
+        "SELECT diff FROM audit_log WHERE resource_id = $1 AND action = 'push' ORDER BY seq", campaign_id
+    )
+    return [row[0] for row in rows]
+
+
 async def publish(desk: Office, campaign_id: str) -> campaign_pb2.Campaign:
     request = sync_service_pb2.PublishCampaignRequest(campaign_id=campaign_id, integration_id=desk.integration_id)
     return (await desk.admin.syncs.PublishCampaign(request, metadata=desk.admin.auth)).campaign
@@ -100,7 +108,7 @@ async def test_a_rejection_comes_back_with_its_reason(world: World, stores: Stor
     )
     actions = [row[0] for row in changes]
     assert actions[0] == "publish"
-    assert set(actions[1:]) == {"sync"}
+    assert set(actions[1:]) == {"push", "sync"}
 
 
 @pytest.mark.parametrize("how", ["cut", "killed"])
@@ -143,10 +151,12 @@ async def test_what_is_refused_is_kept_and_not_repeated_until_it_changes(world: 
     [push] = (await desk.status()).pushes
     assert (push.refused, push.error) == (True, "VK Ads takes no parts of a kopeck")
     assert "refused" not in ((await desk.sync(ENTITIES)).result or {})
+    assert await pushed(desk, campaign_id) == [{"refused": [None, push.error]}]
     await update(world.admin, campaign_id, daily_budget=rub(5))
     assert not (await desk.status()).pushes[0].refused
     await desk.sync(ENTITIES)
     assert there(desk, external_id).daily_micros == 5 * 10**6
+    assert (await pushed(desk, campaign_id))[-1] == {"told": [None, ["daily_budget"]]}
     assert (await desk.status()).pushes == []
 
 
