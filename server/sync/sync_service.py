@@ -54,6 +54,8 @@ class SyncService:
             await enqueue(call.tx, row, name, requested_by=requested_by, urgent=True, trace_id=call.request_id)
             for name in wanted
         ]
+        asked = pb.SyncIntegrationRequest(streams=request.streams, statistics_from_date=request.statistics_from_date)
+        await call.record(AuditEntry("request_sync", "integration", row.id, row.client_id, None, None, asked))
         return pb.SyncIntegrationResponse(jobs=[job_convert.job(job) for job in made])
 
     async def GetSyncStatus(self, request: pb.GetSyncStatusRequest, call: Call) -> pb.GetSyncStatusResponse:

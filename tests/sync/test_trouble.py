@@ -62,6 +62,7 @@ async def test_a_refusal_holds_the_jobs_of_the_account_until_it_is_usable_again(
     world: World, stores: Stores, failing: Failing
 ) -> None:
     desk = await office(world, stores, "vk_ads", campaigns=1)
+    tokens = [token for token, each in desk.sandbox.state.tokens.items() if each.account == desk.key]
     desk.sandbox.revoke(desk.key)
     entities, statistics = await desk.make(ENTITIES), await desk.make(STATISTICS)
     refused = await desk.attempt(entities)
@@ -92,6 +93,15 @@ async def test_a_refusal_holds_the_jobs_of_the_account_until_it_is_usable_again(
     )
     await world.admin.integrations.RotateIntegrationCredentials(rotate, metadata=world.admin.auth)
     assert await desk.alerts() == [("integration_error", "resolved")]
+    # The sandbox repeats the token in its errors: nothing of that is kept anywhere.
+    kept = await world.database.fetch(
+        """SELECT j::text FROM jobs j WHERE client_id = $1 UNION ALL SELECT a::text FROM alerts a WHERE client_id = $1
+        UNION ALL SELECT l::text FROM audit_log l WHERE client_id = $1 UNION ALL SELECT t::text FROM job_attempts t
+        UNION ALL SELECT s::text FROM sync_streams s UNION ALL SELECT i::text FROM client_integrations i""",
+        UUID(desk.client_id),
+    )
+    assert kept
+    assert not [row for row in kept if any(token in row[0] for token in tokens)]
     for each in (entities, statistics):
         assert (await desk.attempt(each)).status == "completed"
     assert not any(each.error for each in (await desk.status()).streams)
