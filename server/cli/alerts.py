@@ -14,75 +14,46 @@ from mrm.operations.v1 import alert_pb2
 from mrm.operations.v1 import alert_service_pb2 as pb
 from mrm.operations.v1.alert_service_pb2_grpc import AlertServiceStub
 from server.cli import remote
-from server.cli.console import out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import say, show_table
 
 commands = typer.Typer(help="Show what needs attention, and say who takes care of it.", no_args_is_help=True)
 
 _CALL_SECONDS = 10
-# A pipe has no width of its own; what reads it should find one row per line.
-_PIPE_WIDTH = 220
 _LIVE = (alert_pb2.ALERT_STATUS_OPEN, alert_pb2.ALERT_STATUS_ACKNOWLEDGED)
 _STYLES = {alert_pb2.ALERT_SEVERITY_CRITICAL: "red", alert_pb2.ALERT_SEVERITY_WARNING: "yellow"}
 
 
 @commands.command("list")
-def list_(
+@remote.reaching
+async def list_(
+    server: remote.Server,
     client: Annotated[UUID | None, typer.Option(help="Only alerts of this client.")] = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Those that are over, too.")] = False,
     count: Annotated[int, typer.Option(min=1, max=500, help="At most so many, newest first.")] = 50,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """List alerts, newest first."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        wanted = pb.AlertFilter(client_id=str(client or ""), statuses=() if resolved else _LIVE)
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.ListAlertsRequest(filter=wanted, page_size=count)
-            reply = await AlertServiceStub(channel).ListAlerts(request, timeout=_CALL_SECONDS)
-        if not reply.alerts:
-            say("nothing needs attention")
-            return
-        out.print(table(reply.alerts), width=None if out.is_terminal else _PIPE_WIDTH)
-
-    run(command())
+    wanted = pb.AlertFilter(client_id=str(client or ""), statuses=() if resolved else _LIVE)
+    async with server.open() as channel:
+        request = pb.ListAlertsRequest(filter=wanted, page_size=count)
+        reply = await AlertServiceStub(channel).ListAlerts(request, timeout=_CALL_SECONDS)
+    if not reply.alerts:
+        say("nothing needs attention")
+        return
+    show_table(table(reply.alerts))
 
 
 @commands.command()
-def ack(
+@remote.reaching
+async def ack(
+    server: remote.Server,
     alert: Annotated[UUID, typer.Argument(help="The alert.")],
     comment: Annotated[str, typer.Option(help="What is done about it.")] = "",
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Say that somebody takes care of an alert, which ends reminders."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.AcknowledgeAlertRequest(alert_id=str(alert), comment=comment)
-            reply = await AlertServiceStub(channel).AcknowledgeAlert(request, timeout=_CALL_SECONDS)
-        say(f"acknowledged: {reply.alert.summary}", markup=False)
-
-    run(command())
+    async with server.open() as channel:
+        request = pb.AcknowledgeAlertRequest(alert_id=str(alert), comment=comment)
+        reply = await AlertServiceStub(channel).AcknowledgeAlert(request, timeout=_CALL_SECONDS)
+    say(f"acknowledged: {reply.alert.summary}", markup=False)
 
 
 def table(alerts: Iterable[alert_pb2.Alert]) -> Table:

@@ -25,11 +25,10 @@ from mrm.statistics.v1.backfill_service_pb2_grpc import BackfillServiceStub
 from mrm_client import CallError
 from mrm_client.retries import Retries
 from server.cli import mapping, remote
-from server.cli.console import CommandFailed, err, out, progress, run, say
+from server.cli.console import CommandFailed, out, progress, say, tell_retry
 from server.cli.events import to_micros
 from server.cli.mapping import BadField, Columns, Faults
 from server.cli.rows import Row, RowFile
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 _COUNTS = ("impressions", "clicks")
 _AMOUNTS = ("cost", "conversions", "revenue")
@@ -52,7 +51,9 @@ _MONTHS = {
 Key = tuple[str, date]
 
 
-def backfill(
+@remote.reaching
+async def backfill(
+    server: remote.Server,
     file: Annotated[Path, typer.Argument(help="CSV, NDJSON or Parquet; text may be .gz.")],
     client: Annotated[UUID, typer.Option(help="Client the campaigns belong to.")],
     columns: mapping.Map = None,
@@ -64,17 +65,8 @@ def backfill(
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Only check and sum, store nothing.")] = False,
     delimiter: mapping.Delimiter = ",",
     encoding: mapping.Encoding = "utf-8",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+    patience: remote.Patience = 300,
+) -> int:
     """Fill in daily figures of the past; safe to repeat, and goes on where it stopped.
 
     Columns: campaign (its id, or its id on the platform), date, or year, month (number or English name) and day; and
@@ -85,36 +77,30 @@ def backfill(
     file's own sums: exit code 0 only if they agree. The key needs STATISTICS_INGEST, and CAMPAIGNS_READ where campaigns
     are named by their platform's id.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> int:
-        reader = DayReader(Columns.of(FIELDS, columns, constants), date_format)
-        source = RowFile.open(mapping.existing(file), mapping.dialect(delimiter, encoding))
-        reader.check(source)
-        days = await _read(source, reader)
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            ids = await _resolve(channel, client, days)
-            days.faults.show()
-            bad = len(days.faults.lines)
-            if bad > max_errors:
-                raise CommandFailed(f"{bad:,} bad lines, --max-errors is {max_errors}: nothing was stored")
-            figures = days.by_campaign(ids)
-            if not figures:
-                raise CommandFailed("the file has no figures")
-            if validate_only:
-                _report(days, figures, None)
-                return 0
-            # Whatever decides the figures: also which campaigns there were, for lines that were left out before.
-            how = f"{source.sha256}|{date_format}|{vat_included}|{reader.columns.fingerprint()}|{sorted(ids.items())}"
-            chunks = _Chunks(
-                BackfillServiceStub(channel), client, hashlib.sha256(how.encode()).hexdigest(), file.name, patience
-            )
-            await chunks.send(figures, rate, vat_included=vat_included, reader=reader)
-            stored = await chunks.stored()
-        return 0 if _report(days, figures, stored.totals) else 1
-
-    run(command())
+    reader = DayReader(Columns.of(FIELDS, columns, constants), date_format)
+    source = RowFile.open(mapping.existing(file), mapping.dialect(delimiter, encoding))
+    reader.check(source)
+    days = await _read(source, reader)
+    async with server.open() as channel:
+        ids = await _resolve(channel, client, days)
+        days.faults.show()
+        bad = len(days.faults.lines)
+        if bad > max_errors:
+            raise CommandFailed(f"{bad:,} bad lines, --max-errors is {max_errors}: nothing was stored")
+        figures = days.by_campaign(ids)
+        if not figures:
+            raise CommandFailed("the file has no figures")
+        if validate_only:
+            _report(days, figures, None)
+            return 0
+        # Whatever decides the figures: also which campaigns there were, for lines that were left out before.
+        how = f"{source.sha256}|{date_format}|{vat_included}|{reader.columns.fingerprint()}|{sorted(ids.items())}"
+        chunks = _Chunks(
+            BackfillServiceStub(channel), client, hashlib.sha256(how.encode()).hexdigest(), file.name, patience
+        )
+        await chunks.send(figures, rate, vat_included=vat_included, reader=reader)
+        stored = await chunks.stored()
+    return 0 if _report(days, figures, stored.totals) else 1
 
 
 @dataclass(slots=True)
@@ -230,7 +216,7 @@ class _Chunks:
         self._client = str(client)
         self._fingerprint = fingerprint
         self._name = name[:255]
-        self._retries = Retries(patience, _tell_retry)
+        self._retries = Retries(patience, tell_retry)
 
     async def send(
         self, figures: Mapping[Key, list[int]], rate: float, *, vat_included: bool, reader: DayReader
@@ -300,22 +286,14 @@ async def _resolve(channel: grpc.aio.Channel, client: UUID, days: _Days) -> dict
     ids = {name: name.lower() for name in days.lines if _is_id(name)}
     wanted = days.lines.keys() - ids.keys()
     stub = CampaignServiceStub(channel)
-    token, found = "", dict[str, set[str]]()
-    while wanted:
-        reply = await stub.ListCampaigns(
-            campaign_service_pb2.ListCampaignsRequest(
-                page_size=500,
-                page_token=token,
-                filter=campaign_service_pb2.CampaignFilter(client_id=str(client)),
-            ),
-            timeout=_CALL_SECONDS,
-        )
-        for campaign in reply.campaigns:
-            if campaign.external_id in wanted:
-                found.setdefault(campaign.external_id, set()).add(campaign.campaign_id)
-        token = reply.next_page_token
-        if not token:
-            break
+    request = campaign_service_pb2.ListCampaignsRequest(page_size=500)
+    request.filter.client_id = str(client)
+    found: dict[str, set[str]] = {}
+    if wanted:
+        async for page in remote.pages(stub.ListCampaigns, request, _CALL_SECONDS):
+            for campaign in page.campaigns:
+                if campaign.external_id in wanted:
+                    found.setdefault(campaign.external_id, set()).add(campaign.campaign_id)
     for name in wanted:
         match found.get(name, set()):
             case same if len(same) == 1:
@@ -378,10 +356,6 @@ def _shown(name: str, value: int) -> str:
         return f"{value:,}"
     whole, rest = divmod(value, _MICROS)
     return f"{whole:,}.{rest:06d}".rstrip("0").rstrip(".")
-
-
-def _tell_retry(error: CallError, pause: float) -> None:
-    err.print(f"[yellow]{escape(str(error))}; trying again in {pause:.1f} s[/]", soft_wrap=True)
 
 
 def _added(known: list[int], figures: list[int]) -> list[int]:

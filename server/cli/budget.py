@@ -15,15 +15,12 @@ from mrm.campaigns.v1 import budget_pb2
 from mrm.campaigns.v1 import budget_service_pb2 as pb
 from mrm.campaigns.v1.budget_service_pb2_grpc import BudgetServiceStub
 from server.cli import remote
-from server.cli.console import CommandFailed, out, run, say
+from server.cli.console import CommandFailed, say, show_table
 from server.cli.plans import money
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 commands = typer.Typer(help="Show how budgets are being spent.", no_args_is_help=True)
 
 _CALL_SECONDS = 15
-# A pipe has no width of its own; what reads it should find one row per line.
-_PIPE_WIDTH = 220
 _BAR_CELLS = 20
 _LEVELS = {
     budget_pb2.BUDGET_LEVEL_PROJECT: "project",
@@ -40,39 +37,26 @@ def budget() -> None:
 
 
 @commands.command()
-def show(
+@remote.reaching
+async def show(
+    server: remote.Server,
     project: Annotated[UUID | None, typer.Option(help="A project, with all that lies within it.")] = None,
     plan: Annotated[UUID | None, typer.Option(help="A version of a media plan.")] = None,
     campaign: Annotated[UUID | None, typer.Option(help="A campaign.")] = None,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show what is spent of each budget, whether that is ahead of the plan, and when it will be used up.
 
     In the bar, █ is spent and │ is where the spending should be by now.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
     named = {"project_id": project, "media_plan_id": plan, "campaign_id": campaign}
     wanted = {name: str(value) for name, value in named.items() if value is not None}
-
-    async def command() -> None:
-        if len(wanted) != 1:
-            raise CommandFailed("name one of --project, --plan and --campaign")
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.GetBudgetStatusRequest(**wanted)
-            reply = await BudgetServiceStub(channel).GetBudgetStatus(request, timeout=_CALL_SECONDS)
-        out.print(table(reply.statuses), width=None if out.is_terminal else _PIPE_WIDTH)
-        say(f"as of {reply.watermark_time.ToJsonString()}, days of {reply.time_zone}", markup=False, style="dim")
-
-    run(command())
+    if len(wanted) != 1:
+        raise CommandFailed("name one of --project, --plan and --campaign")
+    async with server.open() as channel:
+        request = pb.GetBudgetStatusRequest(**wanted)
+        reply = await BudgetServiceStub(channel).GetBudgetStatus(request, timeout=_CALL_SECONDS)
+    show_table(table(reply.statuses))
+    say(f"as of {reply.watermark_time.ToJsonString()}, days of {reply.time_zone}", markup=False, style="dim")
 
 
 def table(statuses: Iterable[budget_pb2.BudgetStatus]) -> Table:

@@ -13,15 +13,12 @@ from mrm.campaigns.v1 import campaign_pb2, campaign_service_pb2_grpc
 from mrm.campaigns.v1 import campaign_service_pb2 as pb
 from mrm.common.v1 import platform_pb2
 from server.cli import remote
-from server.cli.console import CommandFailed, out, run, say
+from server.cli.console import CommandFailed, say, show_table
 from server.cli.plans import money, share
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 commands = typer.Typer(help="Show campaigns, and halt them or let them run.", no_args_is_help=True)
 
 _CALL_SECONDS = 30
-# A pipe has no width of its own; what reads it should find one row per line.
-_PIPE_WIDTH = 240
 _PAGE = 500
 _COLOURS = {"running": "green", "stopped": "red", "ended": "red", "unknown": "yellow", "pending": "yellow"}
 
@@ -30,102 +27,57 @@ Check = Annotated[bool, typer.Option("--check", help="Only say what would come o
 
 
 @commands.command("list")
-def show_all(
+@remote.reaching
+async def show_all(
+    server: remote.Server,
     client: Annotated[UUID | None, typer.Option(help="Only campaigns of this client.")] = None,
     project: Annotated[UUID | None, typer.Option(help="Only campaigns of this project.")] = None,
     status: Annotated[list[str] | None, typer.Option(help="Only campaigns in this state, such as `active`.")] = None,
     name: Annotated[str, typer.Option(help="Only campaigns whose name contains this.")] = "",
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """List campaigns: what we want of each, whether it really runs, and its money."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        request = pb.ListCampaignsRequest(page_size=_PAGE)
-        request.filter.client_id, request.filter.project_id = str(client or ""), str(project or "")
-        request.filter.statuses.extend(_status(each) for each in status or ())
-        request.filter.name_contains = name
-        found: list[campaign_pb2.Campaign] = []
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
-            while True:
-                reply = await stub.ListCampaigns(request, timeout=_CALL_SECONDS)
-                found += reply.campaigns
-                request.page_token = reply.next_page_token
-                if not reply.next_page_token:
-                    break
-        out.print(table(found), width=None if out.is_terminal else _PIPE_WIDTH)
-
-    run(command())
+    request = pb.ListCampaignsRequest(page_size=_PAGE)
+    request.filter.client_id, request.filter.project_id = str(client or ""), str(project or "")
+    request.filter.statuses.extend(_status(each) for each in status or ())
+    request.filter.name_contains = name
+    found: list[campaign_pb2.Campaign] = []
+    async with server.open() as channel:
+        stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        async for page in remote.pages(stub.ListCampaigns, request, _CALL_SECONDS):
+            found += page.campaigns
+    show_table(table(found))
 
 
 @commands.command()
-def pause(
+@remote.reaching
+async def pause(
+    server: remote.Server,
     campaigns: Campaigns,
     check: Check = False,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """Halt campaigns. Those that cannot be halted are told, and the others are."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> int:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            return await _take(campaign_service_pb2_grpc.CampaignServiceStub(channel), "pause", campaigns, check)
-
-    run(command())
-
-
-@commands.command()
-def resume(
-    campaigns: Campaigns,
-    check: Check = False,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
-    """Let paused campaigns run again. Those that cannot are told, with what they lack."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> int:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            return await _take(campaign_service_pb2_grpc.CampaignServiceStub(channel), "resume", campaigns, check)
-
-    run(command())
-
-
-async def _take(
-    stub: campaign_service_pb2_grpc.CampaignServiceAsyncStub, step: str, campaigns: list[UUID], check: bool
 ) -> int:
+    """Halt campaigns. Those that cannot be halted are told, and the others are."""
+    return await _take(server, "pause", campaigns, check)
+
+
+@commands.command()
+@remote.reaching
+async def resume(
+    server: remote.Server,
+    campaigns: Campaigns,
+    check: Check = False,
+) -> int:
+    """Let paused campaigns run again. Those that cannot are told, with what they lack."""
+    return await _take(server, "resume", campaigns, check)
+
+
+async def _take(server: remote.Server, step: str, campaigns: list[UUID], check: bool) -> int:
     """Takes steps, says what came of each, and returns the exit code: 1 if one could not be taken."""
     request = pb.MutateCampaignsRequest(validate_only=check)
     for campaign_id in campaigns:
         getattr(request.operations.add(), step).campaign_id = str(campaign_id)
-    reply = await stub.MutateCampaigns(request, timeout=_CALL_SECONDS)
+    async with server.open() as channel:
+        stub = campaign_service_pb2_grpc.CampaignServiceStub(channel)
+        reply = await stub.MutateCampaigns(request, timeout=_CALL_SECONDS)
     for campaign_id, result in zip(campaigns, reply.results, strict=True):
         if result.HasField("status"):
             say(f"[red]✗[/] {campaign_id} {escape(result.status.message)}")

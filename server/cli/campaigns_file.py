@@ -26,11 +26,10 @@ from mrm.common.v1 import platform_pb2
 from mrm_client import CallError
 from mrm_client.retries import Retries
 from server.cli import mapping, remote
-from server.cli.console import CommandFailed, Meter, err, out, progress, run, say
+from server.cli.console import CommandFailed, Meter, out, progress, say, tell_retry
 from server.cli.events import to_micros
 from server.cli.mapping import BadField, Columns, Faults
 from server.cli.rows import Row, RowFile
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 from server.rpc.validation import violations
 
 FIELDS = (
@@ -66,7 +65,9 @@ class OnDuplicate(StrEnum):
     UPDATE = "update"
 
 
-def campaigns(
+@remote.reaching
+async def campaigns(
+    server: remote.Server,
     file: Annotated[Path, typer.Argument(help="CSV, NDJSON or Parquet; text may be .gz.")],
     project: Annotated[UUID, typer.Option(help="Project that the campaigns go to.")],
     columns: mapping.Map = None,
@@ -79,16 +80,7 @@ def campaigns(
     ] = False,
     delimiter: mapping.Delimiter = ",",
     encoding: mapping.Encoding = "utf-8",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    patience: remote.Patience = 300,
 ) -> None:
     """Import campaigns that ran elsewhere before; safe to repeat, and goes on where it stopped.
 
@@ -99,28 +91,22 @@ def campaigns(
     The whole file is checked first, also by the server. Bad lines are listed with their numbers; more than --max-errors
     of them and nothing is stored.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        reader = CampaignReader(Columns.of(FIELDS, columns, constants))
-        source = RowFile.open(mapping.existing(file), mapping.dialect(delimiter, encoding))
-        reader.columns.check(source, REQUIRED)
-        options = pb.CampaignImportOptions(
-            project_id=str(project),
-            fingerprint=hashlib.sha256(f"{source.sha256}{reader.columns.fingerprint()}".encode()).hexdigest(),
-            source_name=file.name[:255],
-            on_duplicate=campaign_import_pb2.DuplicateHandling.Value(f"DUPLICATE_HANDLING_{on_duplicate.name}"),
-        )
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            sender = _Sender(CampaignImportServiceStub(channel), source, reader, patience)
-            checked = await _check(sender, options, max_errors)
-            if validate_only:
-                _summary("would come to", checked.state, checked)
-                return
-            await _store(sender, options, checked, restart)
-
-    run(command())
+    reader = CampaignReader(Columns.of(FIELDS, columns, constants))
+    source = RowFile.open(mapping.existing(file), mapping.dialect(delimiter, encoding))
+    reader.columns.check(source, REQUIRED)
+    options = pb.CampaignImportOptions(
+        project_id=str(project),
+        fingerprint=hashlib.sha256(f"{source.sha256}{reader.columns.fingerprint()}".encode()).hexdigest(),
+        source_name=file.name[:255],
+        on_duplicate=campaign_import_pb2.DuplicateHandling.Value(f"DUPLICATE_HANDLING_{on_duplicate.name}"),
+    )
+    async with server.open() as channel:
+        sender = _Sender(CampaignImportServiceStub(channel), source, reader, patience)
+        checked = await _check(sender, options, max_errors)
+        if validate_only:
+            _summary("would come to", checked.state, checked)
+            return
+        await _store(sender, options, checked, restart)
 
 
 class CampaignReader:
@@ -199,7 +185,7 @@ class _Sender:
 
     async def send(self, options: pb.CampaignImportOptions, meter: Meter) -> _Checked:
         """Sends all rows that are any; a stream that breaks is begun again."""
-        retries = Retries(self._patience, _tell_retry)
+        retries = Retries(self._patience, tell_retry)
         while True:
             done = _Checked(Faults(self.reader.columns))
             try:
@@ -305,10 +291,6 @@ def _summary(how: str, state: campaign_import_pb2.CampaignImport, checked: _Chec
         f" {state.skipped_count:,} skipped, {state.failed_count:,} failed; {bad:,} bad lines left out"
         + (f" [dim](import {state.campaign_import_id})[/]" if state.campaign_import_id else "")
     )
-
-
-def _tell_retry(error: CallError, pause: float) -> None:
-    err.print(f"[yellow]{escape(str(error))}; trying again in {pause:.1f} s[/]", soft_wrap=True)
 
 
 def _text(values: dict[str, Any], name: str) -> str:

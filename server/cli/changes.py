@@ -18,15 +18,16 @@ import mrm_client
 from mrm.operations.v1 import change_pb2, change_service_pb2, change_service_pb2_grpc
 from mrm_client import CallError
 from server.cli import remote
-from server.cli.console import out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import say, show_rows
 
 _CALL_SECONDS = 10
 _LONGEST_VALUE = 60
 _MOST_FIELDS = 4
 
 
-def changes(
+@remote.reaching
+async def changes(
+    server: remote.Server,
     client: Annotated[UUID | None, typer.Option(help="Only of this client.")] = None,
     project: Annotated[UUID | None, typer.Option(help="Only of this project.")] = None,
     resource: Annotated[UUID | None, typer.Option(help="Only of the thing with this id.")] = None,
@@ -35,23 +36,12 @@ def changes(
     action: Annotated[list[str] | None, typer.Option(help="Only this action; repeatable.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="How many of the newest to show.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with changes as they happen.")] = False,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    patience: remote.Patience = 300,
 ) -> None:
     """Show the record of changes, oldest first: a table on a terminal, a line per change elsewhere.
 
     With --follow it goes on with a line per change and survives restarts of the server. Ctrl-C ends it.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
     wanted = change_service_pb2.ChangeFilter(
         client_id=str(client or ""),
         project_id=str(project or ""),
@@ -60,20 +50,11 @@ def changes(
         actor_id=str(actor or ""),
         actions=action or [],
     )
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            if follow:
-                await _follow(channel, wanted, limit, patience)
-            else:
-                found = await _newest(channel, wanted, limit)
-                if out.is_terminal:
-                    out.print(table(found))
-                else:
-                    for change in found:
-                        say(line(change), markup=False)
-
-    run(command())
+    async with server.open() as channel:
+        if follow:
+            await _follow(channel, wanted, limit, patience)
+        else:
+            show_rows(await _newest(channel, wanted, limit), table, line)
 
 
 async def _newest(

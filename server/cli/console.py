@@ -7,21 +7,30 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import typer
 import uvloop
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mrm_client import CallError
+
+T = TypeVar("T")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 _LOG_LIMIT_BYTES = 20 * 2**20
 _PLAIN_PROGRESS_SECONDS = 2.0
+# A pipe has no width of its own; what reads it should find one row per line.
+_PIPE_WIDTH = 240
 
 
 class CommandFailed(Exception):
@@ -153,6 +162,25 @@ def say(text: str, **options: Any) -> None:
     """Prints a line and makes sure a pipe sees it now; names from outside must go through `rich.markup.escape`."""
     out.print(text, soft_wrap=True, **options)
     sys.stdout.flush()
+
+
+def show_table(shown: RenderableType) -> None:
+    """Prints a table, in a pipe one row per line."""
+    out.print(shown, width=None if out.is_terminal else _PIPE_WIDTH)
+
+
+def show_rows(found: Sequence[T], table: Callable[[Sequence[T]], Table], line: Callable[[T], str]) -> None:
+    """Prints things as a table on a terminal, as a line each elsewhere."""
+    if out.is_terminal:
+        out.print(table(found))
+        return
+    for each in found:
+        say(line(each), markup=False)
+
+
+def tell_retry(error: CallError, pause: float) -> None:
+    """Says on standard error that the server is away, as `mrm_client.retries.Retries` wants it said."""
+    err.print(f"[yellow]{escape(str(error))}; trying again in {pause:.1f} s[/]", soft_wrap=True)
 
 
 @asynccontextmanager

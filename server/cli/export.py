@@ -22,8 +22,7 @@ from mrm.statistics.v1.statistics_file_service_pb2 import WriteStatisticsFileReq
 from mrm.statistics.v1.statistics_file_service_pb2_grpc import StatisticsFileServiceStub
 from mrm_client import CallError
 from server.cli import remote
-from server.cli.console import CommandFailed, out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import CommandFailed, out, say
 
 _FRESH_STARTS = 3
 _TELL_SECONDS = 2.0
@@ -43,7 +42,9 @@ class Sink(Protocol):
         """Appends a table."""
 
 
-def export(
+@remote.reaching
+async def export(
+    server: remote.Server,
     client: Annotated[UUID, typer.Option(help="Client whose campaigns are exported.")],
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
     last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day.")],
@@ -55,16 +56,7 @@ def export(
     ] = None,
     by: Annotated[Bucket, typer.Option(help="One row for each campaign and what.")] = Bucket.DAY,
     time_zone: Annotated[str, typer.Option(help="IANA zone whose days count. Default: the client's.")] = "",
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    patience: remote.Patience = 300,
 ) -> None:
     """Export a client's figures into a Parquet, Arrow or CSV file, one row for each campaign and day or hour.
 
@@ -72,24 +64,18 @@ def export(
     writes a Parquet file into object storage, under the client's prefix. Amounts are exact decimals in the
     campaign's currency; times are UTC.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        if (file is None) == (to_objects is None):
-            raise CommandFailed("name exactly one of --out and --to-objects")
-        if file is not None and file.suffix not in _SINKS:
-            raise CommandFailed(f"--out must end with one of {', '.join(_SINKS)}")
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            days = (first.date(), last.date())
-            started = time.monotonic()
-            if file is None:
-                await _write(channel, client, days, by, time_zone, to_objects or "")
-                return
-            rows = await _export(channel, client, days, by, time_zone, patience, file)
-            say(f"{rows:,} rows in {escape(str(file))}, {time.monotonic() - started:.1f} s")
-
-    run(command())
+    if (file is None) == (to_objects is None):
+        raise CommandFailed("name exactly one of --out and --to-objects")
+    if file is not None and file.suffix not in _SINKS:
+        raise CommandFailed(f"--out must end with one of {', '.join(_SINKS)}")
+    async with server.open() as channel:
+        days = (first.date(), last.date())
+        started = time.monotonic()
+        if file is None:
+            await _write(channel, client, days, by, time_zone, to_objects or "")
+            return
+        rows = await _export(channel, client, days, by, time_zone, patience, file)
+        say(f"{rows:,} rows in {escape(str(file))}, {time.monotonic() - started:.1f} s")
 
 
 async def _write(

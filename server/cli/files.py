@@ -20,8 +20,7 @@ from mrm.statistics.v1 import statistics_file_service_pb2 as pb
 from mrm.statistics.v1.statistics_file_service_pb2_grpc import StatisticsFileServiceStub
 from mrm_client import CallError
 from server.cli import campaigns_file, remote
-from server.cli.console import CommandFailed, Meter, progress, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import CommandFailed, Meter, progress, say
 
 _PIECE_BYTES = 1 << 20
 _FIRST_PAUSE_SECONDS = 0.5
@@ -63,7 +62,9 @@ commands.command()(campaigns_file.campaigns)
 
 
 @commands.command("file")
-def import_(
+@remote.reaching
+async def import_(
+    server: remote.Server,
     file: Annotated[str, typer.Argument(help="FILE.parquet or FILE.arrow here, or the key of one in object storage.")],
     client: Annotated[UUID, typer.Option(help="Client the campaigns belong to.")],
     rows: Annotated[Rows, typer.Option("--as", help="What the rows are.")] = Rows.EVENTS,
@@ -71,16 +72,7 @@ def import_(
     version: Annotated[
         int, typer.Option(min=0, help="Order of readings (--as metrics); default: the present time. Keep it to repeat.")
     ] = 0,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key_file: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    patience: remote.Patience = 300,
 ) -> None:
     """Import a Parquet or Arrow file of events or of hourly or daily figures; safe to repeat.
 
@@ -88,16 +80,10 @@ def import_(
     before anything is stored. Events may lie at any time since the raw floor. `describe
     mrm.statistics.v1.StatisticsFileService` names the columns.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key_file, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            stub = StatisticsFileServiceStub(channel)
-            key = file if file.startswith("clients/") else await _upload(stub, client, Path(file))
-            await _import(_caller(stub, client, key, rows, source, version), patience)
-
-    run(command())
+    async with server.open() as channel:
+        stub = StatisticsFileServiceStub(channel)
+        key = file if file.startswith("clients/") else await _upload(stub, client, Path(file))
+        await _import(_caller(stub, client, key, rows, source, version), patience)
 
 
 async def _upload(stub: Any, client: UUID, path: Path) -> str:

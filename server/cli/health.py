@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 import mrm_client
-from server.cli import remote, runfile
+from server.cli import remote
 from server.cli.console import CommandFailed, run, say
-from server.cli.remote import DEFAULT_TARGET, Encryption
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 _SECONDS = 4.0
@@ -30,12 +30,19 @@ def health(
     Needs no token. In the environment of a server that encrypts (MRM_GRPC__TLS_CERTIFICATE) it trusts exactly that
     server's certificate, so that a container's health check is the same with TLS and without.
     """
-    found = None if target else runfile.read(data_dir)
-    address = target or (found.target if found else DEFAULT_TARGET)
-    run(_health(service, address, Encryption(tls, ca_file, certificate, key, server_name)))
+    server = remote.Server(
+        target=target,
+        tls=tls,
+        ca_file=ca_file,
+        certificate=certificate,
+        key=key,
+        server_name=server_name,
+        data_dir=data_dir,
+    )
+    run(_health(service, server))
 
 
-def _own(given: Encryption) -> Encryption:
+def _own(given: remote.Server) -> remote.Server:
     """What it takes to call the server of this very environment, whatever name its certificate is for."""
     from server.rpc.transport import UnusableCertificate, names_of
     from server.settings import Settings
@@ -51,18 +58,21 @@ def _own(given: Encryption) -> Encryption:
     if settings.tls_client_ca is not None and certificate is None:
         certificate, key = settings.tls_certificate, settings.tls_key
     name = names[0].replace("*", "health", 1) if names else ""
-    return Encryption(True, settings.tls_certificate, certificate, key, name)
+    return replace(
+        given, tls=True, ca_file=settings.tls_certificate, certificate=certificate, key=key, server_name=name
+    )
 
 
-async def _health(service: str, address: str, encryption: Encryption) -> None:
+async def _health(service: str, server: remote.Server) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    if not encryption.names_server and mrm_client.is_local(address):
-        encryption = _own(encryption)
-    async with remote.connect(address, "", encryption) as channel:
+    named = server.tls is not None or server.ca_file is not None or server.server_name
+    if not named and mrm_client.is_local(server.address):
+        server = _own(server)
+    async with server.connect("") as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         reply = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=_SECONDS)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
-        raise CommandFailed(f"{service or address}: {status}")
+        raise CommandFailed(f"{service or server.address}: {status}")
     say(status)

@@ -21,10 +21,9 @@ import mrm_client
 from mrm.statistics.v1 import event_pb2, statistics_service_pb2, statistics_service_pb2_grpc
 from mrm_client import CallError, EventsInvalid
 from server.cli import remote
-from server.cli.console import CommandFailed, err, out, progress, run, say
+from server.cli.console import CommandFailed, err, out, progress, say, tell_retry
 from server.cli.events import BadRow, EventReader
 from server.cli.rows import Row, RowFile
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 _CHUNK = 1000
 _SHOWN_FAULTS = 20
@@ -48,7 +47,9 @@ class _Checked:
     sample_lines: dict[str, int] = field(default_factory=dict)
 
 
-def ingest(
+@remote.reaching
+async def ingest(
+    server: remote.Server,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV, NDJSON or Parquet; text may be .gz.")],
     client: Annotated[UUID, typer.Option(help="Client the campaigns belong to.")],
     stream: Annotated[
@@ -56,16 +57,7 @@ def ingest(
     ] = None,
     max_errors: Annotated[int, typer.Option(min=0, help="Bad lines to leave out before refusing the file.")] = 0,
     time_zone: Annotated[str | None, typer.Option(help="IANA zone of times that name none.")] = None,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    patience: remote.Patience = 300,
 ) -> None:
     """Append a file of events to a client's statistics; safe to repeat, and resumes where it stopped.
 
@@ -76,19 +68,13 @@ def ingest(
     The whole file is checked before anything is sent. Bad lines are reported with their numbers; more than --max-errors
     of them and nothing is sent.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        source = RowFile.open(file)
-        reader = EventReader(source.sha256, _zone(time_zone))
-        checked = await _check(source, reader)
-        _report(checked, max_errors)
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            await _probe(channel, client, checked)
-            await _send(channel, client, stream or f"file-{source.sha256[:32]}", source, reader, checked, patience)
-
-    run(command())
+    source = RowFile.open(file)
+    reader = EventReader(source.sha256, _zone(time_zone))
+    checked = await _check(source, reader)
+    _report(checked, max_errors)
+    async with server.open() as channel:
+        await _probe(channel, client, checked)
+        await _send(channel, client, stream or f"file-{source.sha256[:32]}", source, reader, checked, patience)
 
 
 def _zone(name: str | None) -> ZoneInfo | None:
@@ -168,7 +154,7 @@ async def _send(
 ) -> None:
     started = time.monotonic()
     try:
-        async with mrm_client.Producer(channel, client, stream, patience=patience, on_retry=_tell_retry) as producer:
+        async with mrm_client.Producer(channel, client, stream, patience=patience, on_retry=tell_retry) as producer:
             first = producer.position
             if first > checked.good:
                 raise CommandFailed(f"stream {stream} is beyond the end of this file: it belongs to another one")
@@ -191,10 +177,6 @@ async def _chunks(rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
         yield chunk
         # Lets acknowledgements in, and Ctrl-C.
         await asyncio.sleep(0)
-
-
-def _tell_retry(error: CallError, pause: float) -> None:
-    err.print(f"[yellow]{escape(str(error))}; trying again in {pause:.1f} s[/]", soft_wrap=True)
 
 
 def _with_lines(error: EventsInvalid, source: RowFile, checked: _Checked) -> str:

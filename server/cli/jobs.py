@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import UUID
 
 import grpc
@@ -26,11 +25,7 @@ from mrm.operations.v1.job_service_pb2_grpc import JobServiceStub
 from mrm_client import CallError
 from mrm_client.retries import Retries
 from server.cli import remote
-from server.cli.console import CommandFailed, out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
-
-if TYPE_CHECKING:
-    from mrm.operations.v1.job_service_pb2_grpc import JobServiceAsyncStub
+from server.cli.console import CommandFailed, out, say, show_rows
 
 commands = typer.Typer(help="Show and steer background work and its queues.", no_args_is_help=True)
 
@@ -58,8 +53,14 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+Job = Annotated[UUID, typer.Argument(help="The job.")]
+Queue = Annotated[QueueName, typer.Argument(help="The queue.")]
+
+
 @commands.command("list")
-def list_(
+@remote.reaching
+async def list_(
+    server: remote.Server,
     client: Annotated[UUID | None, typer.Option(help="Only jobs that work for this client.")] = None,
     queue: Annotated[list[QueueName] | None, typer.Option(help="Only of this queue; repeatable.")] = None,
     status: Annotated[list[Status] | None, typer.Option(help="Only those this far; repeatable.")] = None,
@@ -67,193 +68,126 @@ def list_(
         list[str] | None, typer.Option("--type", help="Only those that do this, such as sync_statistics; repeatable.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest to show.")] = 50,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show jobs, newest first. Those with status failed are the dead letters."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(
-        lambda stub: _list(stub, _filter(client, queue, status, job_type), limit),
-        target,
-        token,
-        token_file,
-        encryption,
-        data_dir,
-    )
+    request = pb.ListJobsRequest(filter=_filter(client, queue, status, job_type))
+    found: list[job_pb2.Job] = []
+    async with server.open() as channel:
+        while len(found) < limit:
+            request.page_size = limit - len(found)
+            page = await JobServiceStub(channel).ListJobs(request, timeout=_CALL_SECONDS)
+            found += page.jobs
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+    show_rows(found, table, line)
 
 
 @commands.command()
-def show(
-    job: Annotated[UUID, typer.Argument(help="The job.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def show(server: remote.Server, job: Job) -> None:
     """Show a job and its tries."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _show(stub, str(job)), target, token, token_file, encryption, data_dir)
+    async with server.open() as channel:
+        reply = await JobServiceStub(channel).GetJob(pb.GetJobRequest(job_id=str(job)), timeout=_CALL_SECONDS)
+    say(line(reply.job), markup=False)
+    for name in ("payload", "result"):
+        if reply.job.HasField(name):
+            shown = json_format.MessageToJson(getattr(reply.job, name), indent=None, ensure_ascii=False)
+            say(f"{name}: {shown}", markup=False)
+    for each in reply.attempts:
+        outcome = _word(job_pb2.JobAttempt.Outcome.Name(each.outcome), "OUTCOME_") if each.outcome else "at work"
+        because = f": {each.error}" if each.error else ""
+        say(f"try {each.attempt} {_time(each.start_time)} by {each.holder}, {outcome}{because}", markup=False)
 
 
 @commands.command()
-def watch(
-    job: Annotated[UUID, typer.Argument(help="The job.")],
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def watch(server: remote.Server, job: Job, patience: remote.Patience = 300) -> int:
     """Follow a job until it has ended: a bar on a terminal, a line per change elsewhere.
 
     Exit code 1 if it was given up or cancelled. Survives restarts of the server.
     """
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: follow(stub, str(job), patience), target, token, token_file, encryption, data_dir)
+    async with server.open(watch=True) as channel:
+        return await follow(channel, str(job), patience)
 
 
 @commands.command()
-def cancel(
-    job: Annotated[UUID, typer.Argument(help="The job.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def cancel(server: remote.Server, job: Job) -> None:
     """Cancel a job that waits, or ask whoever works on it to stop."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _cancel(stub, str(job)), target, token, token_file, encryption, data_dir)
+    async with server.open() as channel:
+        reply = await JobServiceStub(channel).CancelJob(pb.CancelJobRequest(job_id=str(job)), timeout=_CALL_SECONDS)
+    say("cancelled" if reply.job.status in _ENDED else "asked to stop")
 
 
 @commands.command()
-def retry(
-    job: Annotated[UUID, typer.Argument(help="The job.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def retry(server: remote.Server, job: Job) -> None:
     """Bring a job back that was given up."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _retry(stub, str(job)), target, token, token_file, encryption, data_dir)
+    async with server.open() as channel:
+        await JobServiceStub(channel).RetryJob(pb.RetryJobRequest(job_id=str(job)), timeout=_CALL_SECONDS)
+    say("waits to be tried again")
 
 
 @commands.command()
-def queues(
+@remote.reaching
+async def queues(
+    server: remote.Server,
     once: Annotated[bool, typer.Option("--once", help="Show the present state and end.")] = False,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show what waits in the queues and for how long: live on a terminal, once elsewhere."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _queues(stub, once), target, token, token_file, encryption, data_dir)
+    async with server.open() as channel:
+        stub = JobServiceStub(channel)
+
+        async def look() -> Table:
+            found = await stub.ListQueues(pb.ListQueuesRequest(), timeout=_CALL_SECONDS)
+            return queue_table(found.queues, datetime.now(UTC))
+
+        if once or not out.is_terminal:
+            out.print(await look())
+            return
+        with Live(await look(), console=out, auto_refresh=False) as live:
+            while True:
+                await asyncio.sleep(1)
+                live.update(await look(), refresh=True)
 
 
 @commands.command()
-def pause(
-    queue: Annotated[QueueName, typer.Argument(help="The queue.")],
+@remote.reaching
+async def pause(
+    server: remote.Server,
+    queue: Queue,
     reason: Annotated[str, typer.Option(help="Why, for whoever wonders.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Keep jobs of a queue from beginning, in the whole cluster. Running ones go on."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _pause(stub, queue, reason), target, token, token_file, encryption, data_dir)
+    request = pb.PauseQueueRequest(name=_number(queue), reason=reason)
+    async with server.open() as channel:
+        await JobServiceStub(channel).PauseQueue(request, timeout=_CALL_SECONDS)
+    say(f"{queue} is paused")
 
 
 @commands.command()
-def resume(
-    queue: Annotated[QueueName, typer.Argument(help="The queue.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def resume(server: remote.Server, queue: Queue) -> None:
     """Let the jobs of a paused queue begin."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _resume(stub, queue), target, token, token_file, encryption, data_dir)
+    async with server.open() as channel:
+        await JobServiceStub(channel).ResumeQueue(pb.ResumeQueueRequest(name=_number(queue)), timeout=_CALL_SECONDS)
+    say(f"{queue} goes on")
 
 
 @commands.command()
-def limit(
-    queue: Annotated[QueueName, typer.Argument(help="The queue.")],
+@remote.reaching
+async def limit(
+    server: remote.Server,
+    queue: Queue,
     jobs: Annotated[int, typer.Argument(min=0, help="Most at a time in the whole cluster; 0 for no limit.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Set how many jobs of a queue run at a time."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-    _run(lambda stub: _limit(stub, queue, jobs), target, token, token_file, encryption, data_dir)
-
-
-def _run(
-    work: Callable[[JobServiceAsyncStub], Awaitable[int]],
-    target: str | None,
-    token: str | None,
-    token_file: Path | None,
-    encryption: remote.Encryption,
-    data_dir: Path,
-) -> None:
-    remote.quiet_grpc()
-
-    async def command() -> int:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir, watch=True) as channel:
-            return await work(JobServiceStub(channel))
-
-    run(command())
+    request = pb.UpdateQueueRequest(queue=job_pb2.Queue(name=_number(queue), concurrency=jobs))
+    request.update_mask.paths.append("concurrency")
+    async with server.open() as channel:
+        await JobServiceStub(channel).UpdateQueue(request, timeout=_CALL_SECONDS)
+    say(f"{queue}: at most {jobs} at a time" if jobs else f"{queue}: no limit but the workers' own")
 
 
 def _filter(
@@ -272,40 +206,9 @@ def _filter(
     )
 
 
-async def _list(stub: JobServiceAsyncStub, wanted: pb.JobFilter, limit: int) -> int:
-    request = pb.ListJobsRequest(filter=wanted)
-    found: list[job_pb2.Job] = []
-    while len(found) < limit:
-        request.page_size = limit - len(found)
-        page = await stub.ListJobs(request, timeout=_CALL_SECONDS)
-        found += page.jobs
-        if not page.next_page_token:
-            break
-        request.page_token = page.next_page_token
-    if out.is_terminal:
-        out.print(table(found))
-    else:
-        for job in found:
-            say(line(job), markup=False)
-    return 0
-
-
-async def _show(stub: JobServiceAsyncStub, job_id: str) -> int:
-    reply = await stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=_CALL_SECONDS)
-    say(line(reply.job), markup=False)
-    for name in ("payload", "result"):
-        if reply.job.HasField(name):
-            shown = json_format.MessageToJson(getattr(reply.job, name), indent=None, ensure_ascii=False)
-            say(f"{name}: {shown}", markup=False)
-    for each in reply.attempts:
-        outcome = _word(job_pb2.JobAttempt.Outcome.Name(each.outcome), "OUTCOME_") if each.outcome else "at work"
-        because = f": {each.error}" if each.error else ""
-        say(f"try {each.attempt} {_time(each.start_time)} by {each.holder}, {outcome}{because}", markup=False)
-    return 0
-
-
-async def follow(stub: JobServiceAsyncStub, job_id: str, patience: float) -> int:
+async def follow(channel: grpc.aio.Channel, job_id: str, patience: float) -> int:
     """Shows a job until it has ended; returns the exit code, 0 if it was completed."""
+    stub = JobServiceStub(channel)
     job: job_pb2.Job | None = None
     with ExitStack() as stack:
         live = stack.enter_context(Live(Text(job_id), console=out)) if out.is_terminal else None
@@ -327,52 +230,6 @@ async def follow(stub: JobServiceAsyncStub, job_id: str, patience: float) -> int
             except grpc.aio.AioRpcError as error:
                 await retries.pause_or_raise(CallError.of_rpc(error))
     return 0 if job.status == job_pb2.JOB_STATUS_COMPLETED else 1
-
-
-async def _cancel(stub: JobServiceAsyncStub, job_id: str) -> int:
-    job = (await stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=_CALL_SECONDS)).job
-    say("cancelled" if job.status in _ENDED else "asked to stop")
-    return 0
-
-
-async def _retry(stub: JobServiceAsyncStub, job_id: str) -> int:
-    await stub.RetryJob(pb.RetryJobRequest(job_id=job_id), timeout=_CALL_SECONDS)
-    say("waits to be tried again")
-    return 0
-
-
-async def _queues(stub: JobServiceAsyncStub, once: bool) -> int:
-    async def look() -> Table:
-        found = await stub.ListQueues(pb.ListQueuesRequest(), timeout=_CALL_SECONDS)
-        return queue_table(found.queues, datetime.now(UTC))
-
-    if once or not out.is_terminal:
-        out.print(await look())
-        return 0
-    with Live(await look(), console=out, auto_refresh=False) as live:
-        while True:
-            await asyncio.sleep(1)
-            live.update(await look(), refresh=True)
-
-
-async def _pause(stub: JobServiceAsyncStub, queue: QueueName, reason: str) -> int:
-    await stub.PauseQueue(pb.PauseQueueRequest(name=_number(queue), reason=reason), timeout=_CALL_SECONDS)
-    say(f"{queue} is paused")
-    return 0
-
-
-async def _resume(stub: JobServiceAsyncStub, queue: QueueName) -> int:
-    await stub.ResumeQueue(pb.ResumeQueueRequest(name=_number(queue)), timeout=_CALL_SECONDS)
-    say(f"{queue} goes on")
-    return 0
-
-
-async def _limit(stub: JobServiceAsyncStub, queue: QueueName, jobs: int) -> int:
-    request = pb.UpdateQueueRequest(queue=job_pb2.Queue(name=_number(queue), concurrency=jobs))
-    request.update_mask.paths.append("concurrency")
-    await stub.UpdateQueue(request, timeout=_CALL_SECONDS)
-    say(f"{queue}: at most {jobs} at a time" if jobs else f"{queue}: no limit but the workers' own")
-    return 0
 
 
 def table(found: Iterable[job_pb2.Job]) -> Table:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
-from uuid import UUID
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,9 +12,8 @@ from mrm.planning.v1 import forecast_pb2
 from mrm.planning.v1 import forecast_service_pb2 as pb
 from mrm.planning.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from server.cli import remote
-from server.cli.console import run, say
-from server.cli.plans import metric_name, show_table
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import say, show_table
+from server.cli.plans import Plan, metric_name
 
 _CALL_SECONDS = 20
 _SHOWN_LEVEL = 80
@@ -35,65 +31,33 @@ _ASSUMPTIONS = {
 }
 
 
-def forecast(
-    plan: Annotated[UUID, typer.Argument(help="Version of a media plan.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def forecast(server: remote.Server, plan: Plan) -> None:
     """Show what a version of a plan will probably reach, with 80 % intervals and what they rest on."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.ForecastMediaPlanRequest(media_plan_id=str(plan))
-            reply = await ForecastServiceStub(channel).ForecastMediaPlan(request, timeout=_CALL_SECONDS)
-        say(f"{reply.forecast.display_name}, version {reply.forecast.version}", markup=False)
-        show_table(figures(reply.forecast))
-        if any(each.kpis for each in reply.forecast.channels):
-            show_table(outlooks(reply.forecast))
-        for text in notes(reply):
-            say(text, markup=False)
-
-    run(command())
+    async with server.open() as channel:
+        request = pb.ForecastMediaPlanRequest(media_plan_id=str(plan))
+        reply = await ForecastServiceStub(channel).ForecastMediaPlan(request, timeout=_CALL_SECONDS)
+    say(f"{reply.forecast.display_name}, version {reply.forecast.version}", markup=False)
+    show_table(figures(reply.forecast))
+    if any(each.kpis for each in reply.forecast.channels):
+        show_table(outlooks(reply.forecast))
+    for text in notes(reply):
+        say(text, markup=False)
 
 
-def fact(
-    plan: Annotated[UUID, typer.Argument(help="Version of a media plan.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def fact(server: remote.Server, plan: Plan) -> None:
     """Show what a version of a plan has reached by now, against what it planned."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.GetPlanPerformanceRequest(media_plan_id=str(plan))
-            reply = await ForecastServiceStub(channel).GetPlanPerformance(request, timeout=_CALL_SECONDS)
-        as_of, currency = reply.watermark_time.ToJsonString(), reply.total.budget.currency_code
-        say(f"as of {as_of}, days of {reply.time_zone}, amounts in {currency}", markup=False)
-        show_table(pacing(reply))
-        if any(each.kpis for each in reply.channels):
-            show_table(targets(reply))
-        for text in days(reply.total):
-            say(text, markup=False)
-
-    run(command())
+    async with server.open() as channel:
+        request = pb.GetPlanPerformanceRequest(media_plan_id=str(plan))
+        reply = await ForecastServiceStub(channel).GetPlanPerformance(request, timeout=_CALL_SECONDS)
+    as_of, currency = reply.watermark_time.ToJsonString(), reply.total.budget.currency_code
+    say(f"as of {as_of}, days of {reply.time_zone}, amounts in {currency}", markup=False)
+    show_table(pacing(reply))
+    if any(each.kpis for each in reply.channels):
+        show_table(targets(reply))
+    for text in days(reply.total):
+        say(text, markup=False)
 
 
 def figures(plan: forecast_pb2.PlanForecast) -> Table:

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import typer
 from google.protobuf import struct_pb2
-from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,77 +17,42 @@ from mrm.planning.v1 import media_plan_pb2
 from mrm.planning.v1 import media_plan_service_pb2 as pb
 from mrm.planning.v1.media_plan_service_pb2_grpc import MediaPlanServiceStub
 from server.cli import remote
-from server.cli.console import out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import say, show_table
 
 commands = typer.Typer(help="Show media plans and what changed between their versions.", no_args_is_help=True)
 
+Plan = Annotated[UUID, typer.Argument(help="Version of a media plan.")]
+
 _CALL_SECONDS = 10
-# A pipe has no width of its own; what reads it should find one row per line.
-_PIPE_WIDTH = 200
 
 
 @commands.command()
-def show(
-    plan: Annotated[UUID, typer.Argument(help="Version of a media plan.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def show(server: remote.Server, plan: Plan) -> None:
     """Show a version of a plan: where its money goes, when, and for what."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.GetMediaPlanRequest(media_plan_id=str(plan))
-            reply = await MediaPlanServiceStub(channel).GetMediaPlan(request, timeout=_CALL_SECONDS)
-        say(title(reply.media_plan), markup=False)
-        for text in audience(reply.media_plan.targeting):
-            say(text, markup=False)
-        show_table(channels(reply.media_plan))
-
-    run(command())
+    async with server.open() as channel:
+        request = pb.GetMediaPlanRequest(media_plan_id=str(plan))
+        reply = await MediaPlanServiceStub(channel).GetMediaPlan(request, timeout=_CALL_SECONDS)
+    say(title(reply.media_plan), markup=False)
+    for text in audience(reply.media_plan.targeting):
+        say(text, markup=False)
+    show_table(channels(reply.media_plan))
 
 
 @commands.command()
-def diff(
+@remote.reaching
+async def diff(
+    server: remote.Server,
     base: Annotated[UUID, typer.Argument(help="Version to compare with.")],
     other: Annotated[UUID, typer.Argument(help="Version that is compared.")],
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show what changed from one version of a plan to another, and what it does to the money."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            request = pb.DiffMediaPlansRequest(base_media_plan_id=str(base), other_media_plan_id=str(other))
-            reply = await MediaPlanServiceStub(channel).DiffMediaPlans(request, timeout=_CALL_SECONDS)
-        say(f"base:  {title(reply.base)}", markup=False)
-        say(f"other: {title(reply.other)}", markup=False)
-        show_table(differences(reply))
-
-    run(command())
-
-
-def show_table(shown: RenderableType) -> None:
-    """Prints a table, in a pipe one row per line."""
-    out.print(shown, width=None if out.is_terminal else _PIPE_WIDTH)
+    async with server.open() as channel:
+        request = pb.DiffMediaPlansRequest(base_media_plan_id=str(base), other_media_plan_id=str(other))
+        reply = await MediaPlanServiceStub(channel).DiffMediaPlans(request, timeout=_CALL_SECONDS)
+    say(f"base:  {title(reply.base)}", markup=False)
+    say(f"other: {title(reply.other)}", markup=False)
+    show_table(differences(reply))
 
 
 def title(plan: media_plan_pb2.MediaPlan) -> str:

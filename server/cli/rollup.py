@@ -7,19 +7,16 @@ from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID, uuid4
 
-import grpc
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from mrm.common.v1 import time_pb2
-from mrm.operations.v1.job_service_pb2_grpc import JobServiceStub
 from mrm.statistics.v1 import rollup_pb2
 from mrm.statistics.v1 import rollup_service_pb2 as pb
 from mrm.statistics.v1.rollup_service_pb2_grpc import RollupServiceStub
 from server.cli import jobs, remote
-from server.cli.console import out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import show_rows
 
 commands = typer.Typer(help="Look after the daily figures of campaigns.", no_args_is_help=True)
 
@@ -31,83 +28,45 @@ _FIGURES = ("impressions", "clicks", "conversions", "cost_micros", "revenue_micr
 
 
 @commands.command("run")
-def run_rollup(
+@remote.reaching
+async def run_rollup(
+    server: remote.Server,
     client: Annotated[UUID, typer.Option(help="The client.")],
     first: Day,
     last: LastDay,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+    patience: remote.Patience = 300,
+) -> int:
     """Roll days up again, with progress. Days whose figures are right are left alone. Exit code 1 if it failed."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
     request = pb.RunRollupRequest(
         client_id=str(client),
         dates=time_pb2.DateRange(start_date=first.date().isoformat(), end_date=last.date().isoformat()),
         request_id=str(uuid4()),
     )
-
-    async def command() -> int:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir, watch=True) as channel:
-            reply = await RollupServiceStub(channel).RunRollup(request, timeout=_CALL_SECONDS)
-            return await jobs.follow(JobServiceStub(channel), reply.job_id, patience)
-
-    run(command())
+    async with server.open(watch=True) as channel:
+        reply = await RollupServiceStub(channel).RunRollup(request, timeout=_CALL_SECONDS)
+        return await jobs.follow(channel, reply.job_id, patience)
 
 
-def restatements(
+@remote.reaching
+async def restatements(
+    server: remote.Server,
     client: Annotated[UUID, typer.Option(help="The client.")],
     project: Annotated[UUID | None, typer.Option(help="Only of this project.")] = None,
     campaign: Annotated[list[UUID] | None, typer.Option(help="Only of this campaign; repeatable.")] = None,
     since: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Only made since then, UTC.")
     ] = None,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Show what daily figures said before and what they say since: a table on a terminal, a line each elsewhere."""
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
     wanted = pb.RestatementFilter(project_id=str(project or ""), campaign_ids=[str(each) for each in campaign or []])
     if since is not None:
         wanted.since_time.FromDatetime(since.replace(tzinfo=UTC))
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir) as channel:
-            found = await _all(channel, pb.ListRestatementsRequest(client_id=str(client), filter=wanted, page_size=500))
-        if out.is_terminal:
-            out.print(table(found))
-        else:
-            for each in found:
-                say(line(each), markup=False)
-
-    run(command())
-
-
-async def _all(channel: grpc.aio.Channel, request: pb.ListRestatementsRequest) -> list[rollup_pb2.Restatement]:
-    stub = RollupServiceStub(channel)
+    request = pb.ListRestatementsRequest(client_id=str(client), filter=wanted, page_size=500)
     found: list[rollup_pb2.Restatement] = []
-    while True:
-        page = await stub.ListRestatements(request, timeout=_CALL_SECONDS)
-        found += page.restatements
-        if not page.next_page_token:
-            return found
-        request.page_token = page.next_page_token
+    async with server.open() as channel:
+        async for page in remote.pages(RollupServiceStub(channel).ListRestatements, request, _CALL_SECONDS):
+            found += page.restatements
+    show_rows(found, table, line)
 
 
 def line(told: rollup_pb2.Restatement) -> str:

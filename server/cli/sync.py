@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 from uuid import UUID, uuid4
 
-import grpc
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.markup import escape
@@ -17,10 +15,8 @@ from rich.table import Table
 from mrm.campaigns.v1 import sync_pb2
 from mrm.campaigns.v1 import sync_service_pb2 as pb
 from mrm.campaigns.v1.sync_service_pb2_grpc import SyncServiceStub
-from mrm.operations.v1.job_service_pb2_grpc import JobServiceStub
 from server.cli import jobs, remote
-from server.cli.console import out, run, say
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
+from server.cli.console import say, show_rows
 
 commands = typer.Typer(help="Read accounts on platforms, and see how far they are.", no_args_is_help=True)
 
@@ -30,102 +26,54 @@ _CALL_SECONDS = 10
 
 
 @commands.command()
-def now(
+@remote.reaching
+async def now(
+    server: remote.Server,
     account: Account,
     first: Annotated[
         datetime | None,
         typer.Option("--from", formats=["%Y-%m-%d"], help="Read figures again from this day on."),
     ] = None,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+    patience: remote.Patience = 300,
+) -> int:
     """Have an account read now and follow that: campaigns, then figures. Exit code 1 if something failed."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
     request = pb.SyncIntegrationRequest(
         integration_id=str(account),
         statistics_from_date="" if first is None else first.date().isoformat(),
         request_id=str(uuid4()),
     )
-
-    async def command(channel: grpc.aio.Channel) -> int:
+    async with server.open(watch=True) as channel:
         made = await SyncServiceStub(channel).SyncIntegration(request, timeout=_CALL_SECONDS)
-        codes = [await jobs.follow(JobServiceStub(channel), each.job_id, patience) for each in made.jobs]
+        codes = [await jobs.follow(channel, each.job_id, patience) for each in made.jobs]
         return max(codes, default=0)
 
-    _run(command, target, token, token_file, encryption, data_dir)
-
 
 @commands.command()
-def status(
-    account: Account,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def status(server: remote.Server, account: Account) -> None:
     """Show how far an account has been read, what went wrong, and what it has still to be told."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command(channel: grpc.aio.Channel) -> int:
+    async with server.open() as channel:
         request = pb.GetSyncStatusRequest(integration_id=str(account))
         found = (await SyncServiceStub(channel).GetSyncStatus(request, timeout=_CALL_SECONDS)).status
-        if out.is_terminal:
-            out.print(table(found.streams))
-        else:
-            for each in found.streams:
-                say(line(each), markup=False)
-        say(f"{found.campaign_count:,} campaigns there, {found.unlinked_campaign_count:,} of them linked to none here")
-        for push in found.pushes:
-            what = "create it" if push.creates else ", ".join(push.parts)
-            state = f"refused: {push.error}" if push.refused else "to be told"
-            say(f"campaign {push.campaign_id}: {what}: {state}", markup=False)
-        return 0
-
-    _run(command, target, token, token_file, encryption, data_dir)
+    show_rows(found.streams, table, line)
+    say(f"{found.campaign_count:,} campaigns there, {found.unlinked_campaign_count:,} of them linked to none here")
+    for push in found.pushes:
+        what = "create it" if push.creates else ", ".join(push.parts)
+        state = f"refused: {push.error}" if push.refused else "to be told"
+        say(f"campaign {push.campaign_id}: {what}: {state}", markup=False)
 
 
 @commands.command()
-def unlinked(
-    account: Account,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-) -> None:
+@remote.reaching
+async def unlinked(server: remote.Server, account: Account) -> None:
     """Show campaigns of an account that none of ours is linked to, a line each."""
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command(channel: grpc.aio.Channel) -> int:
+    async with server.open() as channel:
         request = pb.ListUnlinkedCampaignsRequest(
             filter=pb.UnlinkedCampaignFilter(integration_id=str(account)), page_size=500
         )
-        while True:
-            page = await SyncServiceStub(channel).ListUnlinkedCampaigns(request, timeout=_CALL_SECONDS)
+        async for page in remote.pages(SyncServiceStub(channel).ListUnlinkedCampaigns, request, _CALL_SECONDS):
             for each in page.campaigns:
                 say(f"{each.external_id} {each.observed.display_name}", markup=False)
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                return 0
-
-    _run(command, target, token, token_file, encryption, data_dir)
 
 
 def table(streams: Iterable[sync_pb2.SyncStream]) -> Table:
@@ -166,20 +114,3 @@ def _fault(stream: sync_pb2.SyncStream) -> str:
 
 def _time(moment: Timestamp) -> str:
     return moment.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _run(
-    work: Callable[[grpc.aio.Channel], Awaitable[int]],
-    target: str | None,
-    token: str | None,
-    token_file: Path | None,
-    encryption: remote.Encryption,
-    data_dir: Path,
-) -> None:
-    remote.quiet_grpc()
-
-    async def command() -> int:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir, watch=True) as channel:
-            return await work(channel)
-
-    run(command())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, suppress
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
@@ -16,9 +16,8 @@ from mrm.campaigns.v1 import campaign_service_pb2, campaign_service_pb2_grpc
 from mrm.statistics.v1 import statistics_service_pb2
 from mrm_client import CallError
 from server.cli import remote
-from server.cli.console import out, run, say
+from server.cli.console import out, say
 from server.cli.live import LiveFigures
-from server.cli.runfile import DEFAULT_DATA_DIR, DataDir
 
 _PAGE = 1000
 _CALL_SECONDS = 10
@@ -39,33 +38,20 @@ _WINDOWS = {
 }
 
 
-def watch(
+@remote.reaching
+async def watch(
+    server: remote.Server,
     client: Annotated[UUID, typer.Option(help="Client whose campaigns are watched.")],
     window: Annotated[Window, typer.Option(help="Time the figures cover, in the client's days.")] = Window.TODAY,
     once: Annotated[bool, typer.Option("--once", help="Show the present state and end.")] = False,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to keep trying while the server is away.")] = 300,
-    target: remote.Target = None,
-    token: remote.Token = None,
-    token_file: remote.TokenFile = None,
-    tls: remote.Tls = None,
-    ca_file: remote.CaFile = None,
-    certificate: remote.Certificate = None,
-    key: remote.Key = None,
-    server_name: remote.ServerName = "",
-    data_dir: DataDir = DEFAULT_DATA_DIR,
+    patience: remote.Patience = 300,
 ) -> None:
     """Show a client's figures live: a table on a terminal, a line per change elsewhere.
 
     Survives restarts of the server. "age" is how old the figures are. Ctrl-C ends it.
     """
-    remote.quiet_grpc()
-    encryption = remote.Encryption(tls, ca_file, certificate, key, server_name)
-
-    async def command() -> None:
-        async with remote.open_channel(target, token, token_file, encryption, data_dir, watch=True) as channel:
-            await _watch(channel, client, window, once, patience)
-
-    run(command())
+    async with server.open(watch=True) as channel:
+        await _watch(channel, client, window, once, patience)
 
 
 async def _watch(channel: grpc.aio.Channel, client: UUID, window: Window, once: bool, patience: float) -> None:
@@ -101,12 +87,7 @@ async def campaign_names(channel: grpc.aio.Channel, client: UUID) -> dict[str, s
     request = campaign_service_pb2.ListCampaignsRequest(page_size=_PAGE)
     request.filter.client_id = str(client)
     names: dict[str, str] = {}
-    try:
-        while True:
-            page = await stub.ListCampaigns(request, timeout=_CALL_SECONDS)
+    with suppress(grpc.aio.AioRpcError):
+        async for page in remote.pages(stub.ListCampaigns, request, _CALL_SECONDS):
             names.update((campaign.campaign_id, campaign.display_name) for campaign in page.campaigns)
-            if not page.next_page_token:
-                return names
-            request.page_token = page.next_page_token
-    except grpc.aio.AioRpcError:
-        return names
+    return names
