@@ -39,6 +39,7 @@ from mrm.planning.v1 import (
     media_plan_service_pb2,
     project_service_pb2,
     project_team_service_pb2,
+    report_service_pb2,
 )
 from mrm.statistics.v1 import (
     backfill_service_pb2,
@@ -77,6 +78,7 @@ from server.planning.plan_lifecycle import PlanLifecycleRpcs
 from server.planning.project_service import ProjectService
 from server.planning.project_team_service import ProjectTeamService
 from server.platforms.registry import Platforms
+from server.reports.report_service import ReportService
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.fences import SessionFences
@@ -141,6 +143,7 @@ SERVICES = (
     email_service_pb2.DESCRIPTOR.services_by_name["EmailService"],
     budget_service_pb2.DESCRIPTOR.services_by_name["BudgetService"],
     forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"],
+    report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -291,6 +294,7 @@ class Application:
             "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
+            "ReportService": [ReportService(database, pager, files, settings.watch)],
             "RollupService": [RollupService(database, codec)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
             "SessionService": [SessionService(database, sessions, fences, limiter, passwords, pager, settings.auth)],

@@ -55,6 +55,7 @@ from mrm.planning.v1 import (
     project_service_pb2_grpc,
     project_team_service_pb2,
     project_team_service_pb2_grpc,
+    report_service_pb2_grpc,
 )
 from mrm.statistics.v1 import (
     backfill_service_pb2_grpc,
@@ -129,6 +130,7 @@ class Caller:
     syncs: sync_service_pb2_grpc.SyncServiceAsyncStub = field(init=False)
     emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
     budgets: budget_service_pb2_grpc.BudgetServiceAsyncStub = field(init=False)
+    reports: report_service_pb2_grpc.ReportServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -156,6 +158,7 @@ class Caller:
         self.syncs = sync_service_pb2_grpc.SyncServiceStub(channel)
         self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
         self.budgets = budget_service_pb2_grpc.BudgetServiceStub(channel)
+        self.reports = report_service_pb2_grpc.ReportServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

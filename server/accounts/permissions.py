@@ -13,6 +13,7 @@ _READ = frozenset(
         "STATISTICS_READ",
         "CHANGES_READ",
         "ALERTS_READ",
+        "REPORTS_READ",
         "JOBS_READ",
         "JOBS_CONTROL",
     }
@@ -43,11 +44,12 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "MEDIA_PLANS_WRITE",
         "CAMPAIGNS_WRITE",
         "ALERTS_WRITE",
+        "REPORTS_WRITE",
         "CAMPAIGNS_IMPORT",
         "CAMPAIGNS_SYNC",
     },
-    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE"},
-    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP"},
+    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE"},
+    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE"},
     "account_manager": _READ
     | {
         "USERS_READ",
@@ -58,6 +60,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "PROJECTS_TRANSFER",
         "ALERTS_WRITE",
         "CAMPAIGNS_SYNC",
+        "REPORTS_WRITE",
     },
     "specialist": _READ
     | {
@@ -82,11 +85,13 @@ TEAM_LETTERS: dict[str, str] = {
     "STATISTICS_READ": "RACI",
     "CHANGES_READ": "RACI",
     "ALERTS_READ": "RACI",
+    "REPORTS_READ": "RACI",
     "MEDIA_PLANS_COMMENT": "RAC",
     "PROJECTS_WRITE": "RA",
     "MEDIA_PLANS_WRITE": "RA",
     "CAMPAIGNS_WRITE": "RA",
     "ALERTS_WRITE": "RA",
+    "REPORTS_WRITE": "RA",
     "CAMPAIGNS_IMPORT": "RA",
     "MEDIA_PLANS_APPROVE": "A",
     "PROJECTS_TRANSFER": "A",

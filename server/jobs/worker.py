@@ -19,6 +19,8 @@ from server.jobs.together import Together
 from server.mail import send_job
 from server.pacing import check_job
 from server.pacing.check_job import CheckBudgets
+from server.reports import making as report_making
+from server.reports import report_job
 from server.rpc import logs
 from server.statistics import rollup_job
 from server.statistics.rollup_job import RollupDaily
@@ -39,6 +41,7 @@ HANDLERS: Mapping[str, Handler] = {
     rollup_job.TYPE: rollup_job.handle,
     check_job.TYPE: check_job.handle,
     send_job.TYPE: send_job.handle,
+    report_making.TYPE: report_job.handle,
     entities_job.TYPE: entities_job.handle,
     statistics_job.TYPE: statistics_job.handle,
 }

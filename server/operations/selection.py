@@ -27,6 +27,7 @@ _RIGHTS = {
     "email_suppression": "USERS_READ",
     "budget_alert_policy": "ALERTS_READ",
     "campaign_import": "CAMPAIGNS_READ",
+    "report": "REPORTS_READ",
     "job": "JOBS_READ",
     "user": "USERS_READ",
     "session": "USERS_READ",

@@ -14,7 +14,7 @@ from server.accounts.permissions import OF_THE_ACCOUNTABLE, PROJECT_ROLES, ROLE_
 from server.rpc.call import Principal
 from server.rpc.errors import DomainError, NotFound, PermissionDenied
 from server.rpc.policy import Policy
-from storage.postgres import alerts, campaigns, clients, jobs, media_plans, project_team, projects
+from storage.postgres import alerts, campaigns, clients, jobs, media_plans, project_team, projects, reports
 from storage.postgres.database import Executor
 from storage.scope import SIGHT, Scope
 
@@ -29,6 +29,7 @@ _READERS: Mapping[str, Callable[[Executor, Scope, UUID], Awaitable[object | None
     "campaign": campaigns.get,
     "job": jobs.get,
     "alert": alerts.get,
+    "report": reports.get,
 }
 
 

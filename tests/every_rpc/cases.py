@@ -48,6 +48,7 @@ class Target:
     alert_id: str
     campaign_import_id: str
     job_id: str
+    report_id: str
     suppression_id: str
 
     def ids(self) -> list[str]:
@@ -115,6 +116,10 @@ def _of_campaign(target: Target) -> Fields:
 
 def _of_integration(target: Target) -> Fields:
     return {"integration_id": target.integration_id}
+
+
+def _of_report(target: Target) -> Fields:
+    return {"report_id": target.report_id}
 
 
 def _of_job(target: Target) -> Fields:
@@ -269,6 +274,24 @@ CASES: Final[dict[str, Case]] = {
     "ForecastService/ForecastMediaPlan": Case(_of_plan),
     "ForecastService/CompareScenarios": Case(lambda t: {"scenarios": [_of_plan(t), _of_plan(t)]}),
     "ForecastService/GetPlanPerformance": Case(_of_plan),
+    "ReportService/GenerateReport": Case(
+        lambda t: {
+            **_of_project(t),
+            "dates": _dates(),
+            "type": "REPORT_TYPE_PERFORMANCE",
+            "format": "REPORT_FORMAT_JSON",
+            "language": "REPORT_LANGUAGE_EN",
+        }
+    ),
+    "ReportService/RegenerateReport": Case(_of_report),
+    "ReportService/GetReport": Case(_of_report),
+    "ReportService/ListReports": Case(
+        lambda t: {"filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(lambda t: {"filter": {"project_id": t.project_id}},),
+    ),
+    "ReportService/DownloadReport": Case(_of_report),
+    "ReportService/GetReportDownloadUrl": Case(_of_report),
     "CampaignService/CreateCampaign": Case(
         lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}
     ),

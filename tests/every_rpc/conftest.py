@@ -22,6 +22,7 @@ from tests.campaigns import importing
 from tests.conftest import PASSWORD_HASH, Caller, World, impression
 from tests.every_rpc.cases import Target
 from tests.planning import plans
+from tests.reports import making as reporting
 
 
 @dataclass
@@ -138,6 +139,7 @@ async def make_target(world: World) -> Target:
         integration_id=integrations[0].integration_id,
         file_key=files[0],
         job_id=await _jobs(world, client.client_id),
+        report_id=await _reports(world, projects[0].project_id),
         alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
         campaign_import_id=imports[0][0].campaign_import_id,
         suppression_id=str(suppressed[0][0].id),
@@ -160,6 +162,13 @@ async def _jobs(world: World, client_id: str) -> str:
                 tx, type="sync_campaign", queue="sync", payload={}, client_id=UUID(client_id), delay=timedelta(days=1)
             )
     return str(made.id)
+
+
+async def _reports(world: World, project_id: str) -> str:
+    """Two reports that are ready; the id of one."""
+    for _ in range(2):
+        report = await reporting.ready(world, project_id)
+    return report.report_id
 
 
 async def _alerts(world: World, client_id: str, project_id: str, campaign_id: str) -> str:

@@ -93,6 +93,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Have platform accounts read now."""
     PERMISSION_CAMPAIGNS_IMPORT: _Permission.ValueType  # 31
     """Bring campaigns in from files, with what they were and are, past the steps of their life here."""
+    PERMISSION_REPORTS_READ: _Permission.ValueType  # 35
+    """See and download reports."""
+    PERMISSION_REPORTS_WRITE: _Permission.ValueType  # 36
+    """Have reports made."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -165,6 +169,10 @@ PERMISSION_CAMPAIGNS_SYNC: Permission.ValueType  # 30
 """Have platform accounts read now."""
 PERMISSION_CAMPAIGNS_IMPORT: Permission.ValueType  # 31
 """Bring campaigns in from files, with what they were and are, past the steps of their life here."""
+PERMISSION_REPORTS_READ: Permission.ValueType  # 35
+"""See and download reports."""
+PERMISSION_REPORTS_WRITE: Permission.ValueType  # 36
+"""Have reports made."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:

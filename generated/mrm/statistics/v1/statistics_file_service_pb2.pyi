@@ -63,7 +63,9 @@ class StatisticsFile(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     WRITE_TIME_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Its key: `clients/<client id>/exports/<name>` or `clients/<client id>/imports/<name>`."""
+    """Its key: `clients/<client id>/exports/<name>` or `clients/<client id>/imports/<name>`; files
+    of reports lie under `clients/<client id>/reports/`.
+    """
     size_bytes: _builtins.int
     """Its length in bytes."""
     sha256: _builtins.str

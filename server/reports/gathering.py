@@ -1,0 +1,198 @@
+"""The figures of a report, as they are kept: those that QueryStatistics gives, to the last digit.
+
+All are sums of one statement, so that the parts of a report agree with each other also while figures are restated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, Final
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from google.protobuf.json_format import MessageToDict
+
+from server.jobs.handling import JobFailed, Stores
+from server.statistics.buckets import day_start
+from server.statistics.figures import to_message
+from server.statistics.watermark import WatermarkReader
+from storage.clickhouse import precedence, series
+from storage.clickhouse.metrics import NO_FIGURES, Figures, Run, Selection
+from storage.postgres import reports
+from storage.postgres.reports import Report, Subject
+
+SCHEMA: Final = 1
+"""Grows with every change of what is kept that a reader has to know of."""
+
+_DAY: Final = timedelta(days=1)
+_MOST_CAMPAIGNS: Final = 2_000
+_MOST_SUMS: Final = 1_000_000
+_INTEGERS: Final = ("impressions", "clicks", "cost_micros", "revenue_micros")
+
+_Key = tuple[str, UUID, str]
+
+
+async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | None]:
+    """What a report says now, and the watermark of its figures in Unix milliseconds.
+
+    Raises:
+        JobFailed: These are too many figures.
+    """
+    zone = ZoneInfo(report.time_zone)
+    length = (report.end - report.start).days + 1
+    first = report.start - _DAY * length
+    days = [first + _DAY * n for n in range(2 * length)]
+    starts = [day_start(day, zone) for day in [*days, report.end + _DAY]]
+    # A zone that crossed the date line has a day without any instant.
+    by_start = {start: day for day, (start, after) in zip(days, pairwise(starts), strict=True) if after > start}
+    bounds = [*by_start, starts[-1]]
+    # Read before the figures, which may be newer than it but never older.
+    watermark = await WatermarkReader(stores.database).millis()
+    found = await series.series(
+        stores.clickhouse,
+        Selection(clients=[report.client_id], projects=[report.project_id]),
+        bounds,
+        ["campaign_id", "platform"],
+        _MOST_CAMPAIGNS + 1,
+        mixed=await precedence.has_snapshots(stores.clickhouse, [report.client_id]),
+        covered=precedence.covers(bounds, zone),
+    )
+    if len(found) > _MOST_CAMPAIGNS or sum(map(len, found.values())) > _MOST_SUMS:
+        raise JobFailed("the project has too many figures in these days for one report: shorten the period", final=True)
+    runs: dict[_Key, Run] = {}
+    for combination, run in found.items():
+        campaign_id, platform = combination.values
+        assert isinstance(campaign_id, UUID)
+        assert isinstance(platform, str)
+        runs[combination.currency, campaign_id, platform] = run
+    names = await reports.campaign_names_internal(stores.database, list({key[1] for key in runs}))
+    subject = await reports.subject_internal(stores.database, report.id)
+    data = await asyncio.to_thread(_kept, report, subject, watermark, by_start, runs, names)
+    return data, watermark or None
+
+
+def _kept(
+    report: Report,
+    subject: Subject,
+    watermark: int,
+    by_start: Mapping[int, date],
+    runs: Mapping[_Key, Run],
+    names: Mapping[UUID, str],
+) -> dict[str, Any]:
+    length = (report.end - report.start).days + 1
+    currencies = sorted({key[0] for key in runs}, key=lambda each: (each != subject.project_currency, each))
+    return {
+        "schema": SCHEMA,
+        "type": report.type,
+        "client": {"client_id": str(report.client_id), "display_name": subject.client_name},
+        "project": {"project_id": str(report.project_id), "display_name": subject.project_name},
+        "dates": {"start_date": report.start.isoformat(), "end_date": report.end.isoformat()},
+        "previous_dates": {
+            "start_date": (report.start - _DAY * length).isoformat(),
+            "end_date": (report.start - _DAY).isoformat(),
+        },
+        "time_zone": report.time_zone,
+        "watermark_time": datetime.fromtimestamp(watermark / 1000, UTC).isoformat() if watermark else None,
+        "currencies": [
+            _of_currency(each, report.start, by_start, {key: run for key, run in runs.items() if key[0] == each}, names)
+            for each in currencies or [subject.project_currency]
+        ],
+    }
+
+
+def _of_currency(
+    currency: str,
+    first: date,
+    by_start: Mapping[int, date],
+    runs: Mapping[_Key, Run],
+    names: Mapping[UUID, str],
+) -> dict[str, Any]:
+    """Everything in one currency: in all, by platform, by campaign and by day."""
+    now: dict[tuple[UUID, str], Figures] = {}
+    before: dict[tuple[UUID, str], Figures] = {}
+    daily: defaultdict[date, list[Figures]] = defaultdict(list)
+    for (_, campaign_id, platform), run in runs.items():
+        parts: tuple[list[Figures], list[Figures]] = ([], [])
+        for start, figures in run.items():
+            day = by_start[start]
+            parts[day < first].append(figures)
+            if day >= first:
+                daily[day].append(figures)
+        for sums, some in zip((now, before), parts, strict=True):
+            if some:
+                sums[campaign_id, platform] = _sum(some)
+    platforms = sorted({platform for _, platform in (*now, *before)})
+    campaigns = sorted(
+        {*now, *before}, key=lambda each: (-now.get(each, NO_FIGURES).cost_micros, names.get(each[0], ""), str(each[0]))
+    )
+    return {
+        "currency_code": currency,
+        **_both(now.values(), before.values(), currency),
+        "platforms": [
+            {
+                "platform": platform,
+                **_both(
+                    [part for (_, each), part in now.items() if each == platform],
+                    [part for (_, each), part in before.items() if each == platform],
+                    currency,
+                ),
+            }
+            for platform in platforms
+        ],
+        "campaigns": [
+            {
+                "campaign_id": str(key[0]),
+                "display_name": names.get(key[0], ""),
+                "platform": key[1],
+                **_both(
+                    [now[key]] if key in now else [],
+                    [before[key]] if key in before else [],
+                    currency,
+                ),
+            }
+            for key in campaigns
+        ],
+        "days": [
+            {"date": day.isoformat(), "metrics": metrics(_sum(daily[day]), currency) if day in daily else None}
+            for day in by_start.values()
+            if day >= first
+        ],
+    }
+
+
+def _both(now: Iterable[Figures], before: Iterable[Figures], currency: str) -> dict[str, Any]:
+    return {
+        name: metrics(_sum(some), currency) if some else None
+        for name, some in (("metrics", list(now)), ("previous_metrics", list(before)))
+    }
+
+
+def _sum(parts: Iterable[Figures]) -> Figures:
+    return Figures(*map(sum, zip(*parts, strict=True)))
+
+
+def combined(parts: Iterable[Mapping[str, Any]], currency: str) -> dict[str, Any] | None:
+    """Kept figures of several days or campaigns as those of all; None for none at all."""
+    sums = [
+        Figures(
+            part["impressions"],
+            part["clicks"],
+            int(Decimal(part["conversions"]).scaleb(6)),
+            part["cost_micros"],
+            part["revenue_micros"],
+        )
+        for part in parts
+    ]
+    return metrics(_sum(sums), currency) if sums else None
+
+
+def metrics(figures: Figures, currency: str) -> dict[str, Any]:
+    """A Metrics message as it is kept: whole numbers as such, all others as exact decimals in text."""
+    message = to_message(figures, currency)
+    kept = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return kept | {name: getattr(message, name) for name in _INTEGERS}
