@@ -67,8 +67,9 @@ class RollupServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRestatements(self, request, context):
-        """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To follow
-        them, keep the last `resume_token` and ask with it again: when WatchChanges tells of a "rollup", or now and then.
+        """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To
+        follow them, keep the last `resume_token` and ask with it as `page_token`: when WatchChanges tells of a "rollup", or
+        now and then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

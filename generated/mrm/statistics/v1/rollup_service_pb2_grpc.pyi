@@ -40,8 +40,9 @@ class RollupServiceStub:
     Days are rolled up by themselves; this is for whoever does not want to wait, or has repaired something.
     """
     ListRestatements: _grpc.UnaryUnaryMultiCallable[_rollup_service_pb2.ListRestatementsRequest, _rollup_service_pb2.ListRestatementsResponse]
-    """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To follow
-    them, keep the last `resume_token` and ask with it again: when WatchChanges tells of a "rollup", or now and then.
+    """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To
+    follow them, keep the last `resume_token` and ask with it as `page_token`: when WatchChanges tells of a "rollup", or
+    now and then.
     """
     ListRollupChecks: _grpc.UnaryUnaryMultiCallable[_rollup_service_pb2.ListRollupChecksRequest, _rollup_service_pb2.ListRollupChecksResponse]
     """ListRollupChecks lists, latest day first, whether the daily figures of a client are the sums of what was measured."""
@@ -58,8 +59,9 @@ class RollupServiceAsyncStub(RollupServiceStub):
     Days are rolled up by themselves; this is for whoever does not want to wait, or has repaired something.
     """
     ListRestatements: _aio.UnaryUnaryMultiCallable[_rollup_service_pb2.ListRestatementsRequest, _rollup_service_pb2.ListRestatementsResponse]  # type: ignore[assignment]
-    """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To follow
-    them, keep the last `resume_token` and ask with it again: when WatchChanges tells of a "rollup", or now and then.
+    """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To
+    follow them, keep the last `resume_token` and ask with it as `page_token`: when WatchChanges tells of a "rollup", or
+    now and then.
     """
     ListRollupChecks: _aio.UnaryUnaryMultiCallable[_rollup_service_pb2.ListRollupChecksRequest, _rollup_service_pb2.ListRollupChecksResponse]  # type: ignore[assignment]
     """ListRollupChecks lists, latest day first, whether the daily figures of a client are the sums of what was measured."""
@@ -85,8 +87,9 @@ class RollupServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollup_service_pb2.ListRestatementsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollup_service_pb2.ListRestatementsResponse, _abc.Awaitable[_rollup_service_pb2.ListRestatementsResponse]]:
-        """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To follow
-        them, keep the last `resume_token` and ask with it again: when WatchChanges tells of a "rollup", or now and then.
+        """ListRestatements lists the restatements of a client in the order in which they were made, each exactly once. To
+        follow them, keep the last `resume_token` and ask with it as `page_token`: when WatchChanges tells of a "rollup", or
+        now and then.
         """
 
     @_abc_1.abstractmethod
