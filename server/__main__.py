@@ -20,6 +20,7 @@ from server.cli import (
     migrate,
     outlook,
     plans,
+    report,
     rollup,
     sandbox,
     seed,
@@ -51,6 +52,7 @@ app.add_typer(plans.commands, name="plan")
 plans.commands.command()(outlook.forecast)
 plans.commands.command()(outlook.fact)
 app.add_typer(campaigns.commands, name="campaigns")
+app.add_typer(report.commands, name="report")
 app.add_typer(rollup.commands, name="rollup")
 app.command()(rollup.restatements)
 app.add_typer(sync.commands, name="sync")
