@@ -326,7 +326,7 @@ def _written(desired: DesiredCampaign) -> dict[str, Any]:
     plan = dict(desired.configuration)
     for name, budget in (("budget_limit_day", desired.daily_budget), ("budget_limit", desired.total_budget)):
         if budget is not None:
-            plan[name] = _money(budget)
+            plan[name] = money(budget)
     for name, value in (("date_start", desired.start_date), ("date_end", desired.end_date)):
         if value is not None:
             plan[name] = value.isoformat()
@@ -335,7 +335,7 @@ def _written(desired: DesiredCampaign) -> dict[str, Any]:
     return plan
 
 
-def _money(amount: Decimal) -> str:
+def money(amount: Decimal) -> str:
     """An amount to the kopeck, which is as fine as the platform takes it.
 
     Raises:

@@ -211,8 +211,8 @@ class YandexDirect:
         advertisements and is moderated."""
         campaign = _written(desired)
         campaign.setdefault("StartDate", datetime.now(UTC).date().isoformat())
-        if not any(name.endswith("Campaign") for name in campaign):
-            campaign["TextCampaign"] = {"BiddingStrategy": _PLAIN_STRATEGY}
+        if not any(name.endswith("Campaign") and name != "TextCampaign" for name in campaign):
+            campaign["TextCampaign"] = {"BiddingStrategy": _PLAIN_STRATEGY, **reading.part(campaign, "TextCampaign")}
         if desired.daily_budget is not None:
             _set_weekly(campaign, campaign, desired.daily_budget)
         with creating():
@@ -225,7 +225,9 @@ class YandexDirect:
     async def update_campaign(self, account: Account, external_id: str, desired: DesiredCampaign) -> None:
         """Changes a campaign. A daily budget becomes a seventh of its strategy's weekly one."""
         campaign = {**_written(desired), "Id": int(external_id)}
-        if desired.daily_budget is not None:
+        if desired.daily_budget is not None and "BiddingStrategy" in reading.part(campaign, "TextCampaign"):
+            _set_weekly(campaign, campaign, desired.daily_budget)
+        elif desired.daily_budget is not None:
             params = {
                 "SelectionCriteria": {"Ids": [int(external_id)]},
                 "FieldNames": ["Id", "Type"],
@@ -495,6 +497,11 @@ def _written(desired: DesiredCampaign) -> dict[str, Any]:
     if desired.total_budget is not None:
         raise Refused("Yandex Direct has no total budget of a campaign")
     campaign = dict(desired.configuration)
+    try:
+        _strategies(campaign)
+    except Malformed as error:
+        # It is what we were told to say that is so, not an answer.
+        raise Refused(f"of the configuration {error}") from None
     for name, value in (("StartDate", desired.start_date), ("EndDate", desired.end_date)):
         if value is not None:
             campaign[name] = value.isoformat()

@@ -19,6 +19,7 @@ _ALREADY = {
     "archive": (10022, "Object is already archived"),
     "unarchive": (10023, "Object is not archived"),
 }
+_KEPT = ("NegativeKeywords", "TimeZone")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
 _QUEUE = 5
 _METRICS = {
@@ -154,13 +155,16 @@ def _shown(account: Account, campaign: Campaign, params: Mapping[str, Any]) -> d
         "DailyBudget": None,
         "TimeZone": "Europe/Moscow",
     }
+    fields |= {name: campaign.configuration[name] for name in _KEPT if name in campaign.configuration}
     shown = _chosen(fields, params)
     if "BiddingStrategy" in params.get("TextCampaignFieldNames", []):
         search: dict[str, Any] = {"BiddingStrategyType": "HIGHEST_POSITION"}
         if campaign.daily_micros:
             search["HighestPosition"] = {"WeeklySpendLimit": campaign.daily_micros * 7}
         network = {"BiddingStrategyType": "SERVING_OFF"}
-        shown["TextCampaign"] = {"BiddingStrategy": {"Search": search, "Network": network}}
+        text: Any = campaign.configuration.get("TextCampaign", {})
+        bidding = text.get("BiddingStrategy", {"Search": search, "Network": network})
+        shown["TextCampaign"] = {"BiddingStrategy": bidding}
     return shown
 
 
@@ -191,10 +195,16 @@ def _write(campaign: Campaign, given: Mapping[str, Any]) -> None:
         campaign.start = date.fromisoformat(given["StartDate"])
     if given.get("EndDate"):
         campaign.end = date.fromisoformat(given["EndDate"])
-    search = given.get("TextCampaign", {}).get("BiddingStrategy", {}).get("Search", {})
-    weekly = search.get("HighestPosition", {}).get("WeeklySpendLimit")
-    if weekly is not None:
-        campaign.daily_micros = weekly // 7
+    campaign.configuration |= {name: given[name] for name in _KEPT if name in given}
+    text = given.get("TextCampaign", {})
+    if text:
+        before: Any = campaign.configuration.get("TextCampaign", {})
+        campaign.configuration["TextCampaign"] = {**before, **text}
+    for place in text.get("BiddingStrategy", {}).values():
+        for values in place.values():
+            weekly = values.get("WeeklySpendLimit") if isinstance(values, dict) else None
+            if weekly is not None:
+                campaign.daily_micros = weekly // 7
 
 
 def _turn(sandbox: Sandbox, campaign: Campaign | None, method: str) -> dict[str, Any]:

@@ -174,6 +174,6 @@ def _write(campaign: Campaign, given: Mapping[str, Any]) -> None:
     for name, field in (("date_start", "start"), ("date_end", "end")):
         if given.get(name):
             setattr(campaign, field, date.fromisoformat(str(given[name])[:10]))
-    for name in ("objective", "autobidding_mode", "max_price"):
+    for name in ("objective", "autobidding_mode", "max_price", "ad_groups"):
         if name in given:
             campaign.configuration[name] = given[name]

@@ -5,7 +5,7 @@ So what somebody changes there stays until we want something else; `Campaign.eff
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from server.campaigns import convert
@@ -13,7 +13,7 @@ from server.jobs.handling import JobContext
 from server.platforms.interface import Action, CampaignConnector, DesiredCampaign, Refused
 from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry
-from server.sync import running
+from server.sync import mapping, running
 from server.sync.account import OpenAccount
 from storage.errors import Conflict
 from storage.postgres import audit, campaign_pushes, campaigns, sync_streams
@@ -76,10 +76,10 @@ class _Pushing:
             )
             external_id = found[0] if found else ""
         if not external_id:
-            async with context.transaction("sync_creating") as tx:
-                await campaign_pushes.creating_internal(tx, push.campaign_id, push.name)
-            desired = self._desired(push, {"name", "daily_budget", "total_budget", "configuration"})
             try:
+                desired = self._desired(push, None)
+                async with context.transaction("sync_creating") as tx:
+                    await campaign_pushes.creating_internal(tx, push.campaign_id, push.name)
                 external_id = await self._account.ask(lambda account: self._connector.create_campaign(account, desired))
             except Refused as error:
                 await self._refuse(push, error)
@@ -107,10 +107,10 @@ class _Pushing:
         ):
             await self._refuse(push, Refused(_NO_DAILY))
             return False
-        desired = self._desired(push, set(push.parts))
-        if desired == DesiredCampaign():
-            return True
         try:
+            desired = self._desired(push, push.parts)
+            if desired == DesiredCampaign():
+                return True
             await self._account.ask(lambda account: self._connector.update_campaign(account, external_id, desired))
         except Refused as error:
             await self._refuse(push, error)
@@ -153,13 +153,15 @@ class _Pushing:
             if (each.external_id or "") in faults:
                 await self._refuse(each, Refused(faults[each.external_id or ""]))
 
-    def _desired(self, push: Push, parts: set[str]) -> DesiredCampaign:
+    def _desired(self, push: Push, parts: Collection[str] | None) -> DesiredCampaign:
+        """What to tell: these parts, or everything if the campaign is to be created."""
+        told = {"name", "daily_budget", "total_budget"} if parts is None else set(parts)
         total = push.budget_total if self._connector.capabilities.total_budgets else None
         return DesiredCampaign(
-            name=push.name if "name" in parts else None,
-            daily_budget=push.budget_daily if "daily_budget" in parts else None,
-            total_budget=total if "total_budget" in parts else None,
-            configuration=_whole(push.configuration) if "configuration" in parts else {},
+            name=push.name if "name" in told else None,
+            daily_budget=push.budget_daily if "daily_budget" in told else None,
+            total_budget=total if "total_budget" in told else None,
+            configuration=mapping.written(push.settings, _whole(push.configuration), push.budget_daily, parts),
         )
 
     async def _refuse(self, push: Push, error: Refused) -> None:

@@ -47,12 +47,13 @@ class Push:
     budget_daily: Decimal | None
     budget_total: Decimal | None
     configuration: dict[str, Any]
+    settings: dict[str, Any]
     observed: dict[str, Any]
 
 
 _COLUMNS = """p.campaign_id, c.project_id, c.client_id, p.creates, p.parts, p.version, p.wanted_at, p.creating_at,
   p.creating_name, p.refused, p.error, p.tried_at, c.external_id, c.name, campaign_run(c.status), c.budget_daily,
-  c.budget_total, c.configuration, c.observed"""
+  c.budget_total, c.configuration, c.settings, c.observed"""
 
 # What an account is to be told. Of an archived client nothing moves.
 _OPEN = f"""

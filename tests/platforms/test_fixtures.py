@@ -264,6 +264,23 @@ async def test_a_budget_of_a_period_is_not_replaced_by_a_weekly_one(player: Play
     assert not player.strange and not player.queue
 
 
+@pytest.mark.parametrize(
+    "configuration",
+    [{"TextCampaign": "x"}, {"TextCampaign": {"BiddingStrategy": {"Search": []}}}],
+    ids=["campaign", "place"],
+)
+async def test_a_configuration_of_another_shape_is_refused_before_it_is_sent(
+    configuration: dict[str, object], player: Player, platforms: Platforms
+) -> None:
+    direct = platforms.campaigns(D)
+    assert direct is not None
+    desired = DesiredCampaign(name="x", configuration=configuration)
+    with pytest.raises(Refused, match="of the configuration"):
+        await direct.create_campaign(account(D), desired)
+    with pytest.raises(Refused, match="of the configuration"):
+        await direct.update_campaign(account(D), "10002", desired)
+
+
 @pytest.mark.parametrize("name", names())
 def test_fixtures_hold_what_they_document(name: str) -> None:
     found = fixture(name)

@@ -360,7 +360,9 @@ class Campaign(_message.Message):
 
     @_builtins.property
     def configuration(self) -> _struct_pb2.Struct:
-        """Whatever else belongs to the platform and has no field in `settings`, kept as it is."""
+        """Whatever else belongs to the platform and has no field in `settings`, in the platform's own fields. A linked or published
+        campaign is told so as it stands. Where it says something that `settings` says too, it prevails, field by field.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -83,7 +83,7 @@ class _YandexDirectStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_
     YANDEX_DIRECT_STRATEGY_PAY_FOR_CONVERSION: _YandexDirectStrategy.ValueType  # 7
     """Conversions are paid, not clicks."""
     YANDEX_DIRECT_STRATEGY_AVERAGE_CRR: _YandexDirectStrategy.ValueType  # 8
-    """A share of cost in revenue."""
+    """A share of cost in revenue, which stands in the configuration as `Crr` of the strategy."""
 
 class YandexDirectStrategy(_YandexDirectStrategy, metaclass=_YandexDirectStrategyEnumTypeWrapper):
     """YandexDirectStrategy is a way of bidding of Yandex Direct."""
@@ -105,7 +105,7 @@ YANDEX_DIRECT_STRATEGY_AVERAGE_CPA: YandexDirectStrategy.ValueType  # 6
 YANDEX_DIRECT_STRATEGY_PAY_FOR_CONVERSION: YandexDirectStrategy.ValueType  # 7
 """Conversions are paid, not clicks."""
 YANDEX_DIRECT_STRATEGY_AVERAGE_CRR: YandexDirectStrategy.ValueType  # 8
-"""A share of cost in revenue."""
+"""A share of cost in revenue, which stands in the configuration as `Crr` of the strategy."""
 Global___YandexDirectStrategy: _TypeAlias = YandexDirectStrategy  # noqa: Y015
 
 class _YandexDirectPlacement:
@@ -164,6 +164,11 @@ Global___VkAdsBidding: _TypeAlias = VkAdsBidding  # noqa: Y015
 class PlatformSettings(_message.Message):
     """PlatformSettings are what a platform wants to know of a campaign. They must be of the campaign's own platform. Enums here
     are open: a value that this version of the service does not know is kept.
+
+    The platform is told of them when the campaign is created there, and whenever they change after that: in its own fields,
+    merged with `Campaign.configuration`, which prevails. What is not set is not said, so the platform keeps what it has; to take
+    something away there, say so in the configuration. What the platform cannot be told is refused with the reason in
+    `CampaignPush.error`, unless a field says that it is only kept here.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -218,22 +223,26 @@ class YandexDirectSettings(_message.Message):
     GOAL_IDS_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     campaign_type: Global___YandexDirectCampaignType.ValueType
-    """What kind of campaign it is there."""
+    """What kind of campaign it is there; of text and images if not said. A campaign of another kind is created from its part of
+    the configuration, such as `MobileAppCampaign`, and takes only `negative_keywords` and `time_zone` from here.
+    """
     search_strategy: Global___YandexDirectStrategy.ValueType
-    """How bids are made beside search results."""
+    """How bids are made beside search results. Nothing is shown there if only `network_strategy` is said."""
     network_strategy: Global___YandexDirectStrategy.ValueType
-    """How bids are made in the advertising network."""
+    """How bids are made in the advertising network. Nothing is shown there if only `search_strategy` is said. If bids are made in
+    both places, it is in the same way: two strategies have to be said in the configuration.
+    """
     placement: Global___YandexDirectPlacement.ValueType
-    """Where advertisements are placed."""
+    """Where advertisements are placed. Part of bidding, so a strategy is said with it; it holds in each of the places."""
     time_zone: _builtins.str
     """Time zone in which the campaign's schedule is meant, an IANA name; the account's if empty."""
     @_builtins.property
     def weekly_budget(self) -> _money_pb2.Money:
-        """Most to pay in a week, for strategies that want it."""
+        """Most to pay in a week, for strategies that want it. If the campaign has a daily budget, seven of that are the weekly one."""
 
     @_builtins.property
     def target_price(self) -> _money_pb2.Money:
-        """Price of a click or a conversion that a strategy aims at."""
+        """Price of a click or a conversion that a strategy aims at; for `AVERAGE_CPC`, `AVERAGE_CPA` and `PAY_FOR_CONVERSION`."""
 
     @_builtins.property
     def negative_keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -241,7 +250,9 @@ class YandexDirectSettings(_message.Message):
 
     @_builtins.property
     def region_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Regions by Yandex's numbers; a negative number leaves a region out."""
+        """Regions by Yandex's numbers; a negative number leaves a region out. Only kept here: there they belong to groups of
+        advertisements.
+        """
 
     @_builtins.property
     def counter_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -249,7 +260,9 @@ class YandexDirectSettings(_message.Message):
 
     @_builtins.property
     def goal_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Goals of those counters that count as conversions."""
+        """Goals of those counters that count as conversions, for strategies of conversions and revenue. Several are taken only with
+        `PriorityGoals` in the configuration, which says what each is worth.
+        """
 
     def __init__(
         self,
@@ -290,20 +303,23 @@ class VkAdsSettings(_message.Message):
     objective: _builtins.str
     """What the campaign is for, in the platform's word, such as "appinstalls"."""
     package_id: _builtins.int
-    """Number of the package: format, placement and way of paying together."""
+    """Number of the package: format, placement and way of paying together. Like the other fields that belong to groups of
+    advertisements there (`region_ids`, `utm`, `age_mark`) it goes into each of the `ad_groups` of the configuration when the
+    campaign is created; changes after that are only kept here.
+    """
     bidding: Global___VkAdsBidding.ValueType
     """How bids are made."""
     utm: _builtins.str
-    """Marks that are added to the address of each advertisement."""
+    """Marks that are added to the address of each advertisement. Of groups, as `package_id`."""
     age_mark: _builtins.str
-    """Age mark of the advertisements, such as "18+"."""
+    """Age mark of the advertisements, such as "18+". Of groups, as `package_id`."""
     @_builtins.property
     def max_price(self) -> _money_pb2.Money:
-        """Most to pay for what is bid on."""
+        """Most to pay for what is bid on, to the kopeck. Not with `VK_ADS_BIDDING_MAX_GOALS`."""
 
     @_builtins.property
     def region_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Regions by VK's numbers."""
+        """Regions by VK's numbers. Of groups, as `package_id`."""
 
     def __init__(
         self,
@@ -326,7 +342,7 @@ Global___VkAdsSettings: _TypeAlias = VkAdsSettings  # noqa: Y015
 
 @_typing.final
 class OtherSettings(_message.Message):
-    """OtherSettings are those of a campaign of any other source."""
+    """OtherSettings are those of a campaign of any other source. Nobody is told of them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

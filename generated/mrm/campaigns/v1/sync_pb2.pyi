@@ -234,7 +234,7 @@ class CampaignPush(_message.Message):
     """Why, for people; never the platform's own text."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What changed: `name`, `daily_budget`, `total_budget`, `configuration`, `state`."""
+        """What changed: `name`, `daily_budget`, `total_budget`, `configuration`, `settings`, `state`."""
 
     @_builtins.property
     def want_time(self) -> _timestamp_pb2.Timestamp:
