@@ -191,7 +191,7 @@ async def test_a_node_worker_and_a_python_worker_share_a_queue(world: World, sto
     settings = stores.settings.model_copy(update={"jobs": JobsSettings(tick=0.05, concurrency={"reports": 2})})
     stop = asyncio.Event()
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             assert await other.stdout.readline() == b"working\n"
             async with stores.database.transaction("make_jobs") as tx:
                 ids = [

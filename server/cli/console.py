@@ -166,7 +166,9 @@ def say(text: str, **options: Any) -> None:
 
 def show_table(shown: RenderableType) -> None:
     """Prints a table, in a pipe one row per line."""
-    out.print(shown, width=None if out.is_terminal else _PIPE_WIDTH)
+    # rich takes a width for one print only as far as the console's own, which is 80 in a pipe.
+    console = out if out.is_terminal else Console(file=sys.stdout, highlight=False, width=_PIPE_WIDTH)
+    console.print(shown)
 
 
 def show_rows(found: Sequence[T], table: Callable[[Sequence[T]], Table], line: Callable[[T], str]) -> None:

@@ -190,8 +190,9 @@ async def everything_in_redis(dsn: str) -> str:
         found: list[object] = []
         async for key in redis.scan_iter(count=1000):
             kind = await redis.type(key)
-            ranged = {b"list": redis.lrange, b"zset": redis.zrange}.get(kind)
-            value = await ranged(key, 0, -1) if ranged else await readers[kind](key) if kind in readers else None
+            ranged = {b"list": redis.lrange, b"zset": redis.zrange, b"stream": redis.xrange}.get(kind)
+            first, last = ("-", "+") if kind == b"stream" else (0, -1)
+            value = await ranged(key, first, last) if ranged else await readers[kind](key) if kind in readers else None
             assert value is not None or not await redis.exists(key), f"cannot read a {kind!r}"
             found.append((key, value))
         return repr(found)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import grpc
 import pyarrow as pa
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
     from tests.conftest import World
 
-TODAY = datetime.now(UTC).date()
+# Two hours ago, in the time zone of clients: what was then is within the days asked for at every hour of the day.
+MOMENT = datetime.now(UTC) - timedelta(hours=2)
+TODAY = MOMENT.astimezone(ZoneInfo("Europe/Moscow")).date()
 
 
 async def filled(world: World, mrm: Mrm, folder: Path) -> str:
     """A client whose one campaign has 100 impressions of one kopeck."""
     client_id, [campaign] = await world.tenant()
     key = await world.key([client_id])
-    moment = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    moment = MOMENT.isoformat()
     file = folder / "events.csv"
     file.write_text("event_time,campaign_id,event_type,cost\n" + f"{moment},{campaign},impression,0.01\n" * 100)
     sent = await mrm("ingest", file, "--client", client_id, "--target", world.target, MRM_TOKEN=key.token)

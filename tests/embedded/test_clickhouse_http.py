@@ -295,8 +295,8 @@ async def test_sessions(running: Running) -> None:
     assert (await exchange(running, base, b"SELECT getSetting('max_threads')"))[2] == b"3\n"
     assert (await exchange(running, base, b"SELECT nope"))[0] == 404
     assert (await exchange(running, base, b"SELECT getSetting('max_threads')"))[2] == b"3\n"
-    slow = asyncio.create_task(exchange(running, base, b"SELECT sleep(0.5)"))
-    await asyncio.sleep(0.2)
+    slow = asyncio.create_task(exchange(running, base, b"SELECT sleep(2)"))
+    await asyncio.sleep(0.5)
     assert (await exchange(running, base, b"SELECT 1"))[1]["x-clickhouse-exception-code"] == "373"
     assert (await slow)[0] == 200
     await asyncio.sleep(0.7)

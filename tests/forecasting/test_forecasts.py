@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -93,7 +93,12 @@ def days(today: date, factor: int) -> dict[date, tuple[int, int, int, int, int]]
 
 
 @pytest.fixture(scope="module")
-async def planned(world: World) -> Planned:
+async def planned(world: World) -> AsyncIterator[Planned]:
+    async with plans.without_seeds(world):
+        yield await prepared(world)
+
+
+async def prepared(world: World) -> Planned:
     today = datetime.now(ZONE).date()
     industry = f"industry {uuid4().hex}"
     await benchmarks.add(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -113,3 +115,15 @@ async def approved(
 async def decisions(caller: Caller, plan_id: str, **fields: Any) -> list[media_plan_pb2.MediaPlanDecision]:
     request = pb.ListMediaPlanDecisionsRequest(media_plan_id=plan_id, **fields)
     return list((await caller.plans.ListMediaPlanDecisions(request, metadata=caller.auth)).decisions)
+
+
+@asynccontextmanager
+async def without_seeds(world: World) -> AsyncIterator[None]:
+    """Hides benchmarks of no industry, which other tests register and every client falls back on."""
+    await world.database.execute("CREATE TABLE hidden_benchmarks AS SELECT * FROM benchmarks WHERE industry = ''")
+    await world.database.execute("DELETE FROM benchmarks WHERE industry = ''")
+    try:
+        yield
+    finally:
+        await world.database.execute("INSERT INTO benchmarks SELECT * FROM hidden_benchmarks ON CONFLICT DO NOTHING")
+        await world.database.execute("DROP TABLE hidden_benchmarks")

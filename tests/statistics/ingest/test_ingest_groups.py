@@ -93,6 +93,9 @@ async def test_small_batches_of_several_clients_share_an_insert(
         tenant = tenants[number % 4]
         made = [event(tenant.campaign_ids[0], user_id=user, cost_micros=7) for user in ("u", "")]
         sending.append(_send(rpcs, tenant, [*made, event(tenant.campaign_ids[0], cost_micros=7)]))
+    async with asyncio.timeout(30):
+        while not inserts.single + inserts.shared:
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     # The first went by itself at once; all others wait for it together.
     assert len(inserts.single) + len(inserts.shared) == 1
