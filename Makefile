@@ -35,7 +35,7 @@ up: $(STAMP) ## Start the engines and the server, keeping data in .mrm
 	@$(RUN) mrm up
 
 test: lint proto-check ## Everything that must pass: lint, types, layers, contract, then the tests
-	@$(RUN) pytest -n $(TEST_PROCESSES) --dist loadfile
+	@$(RUN) pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
 	@$(RUN) MRM_BARS=full pytest -m "bar_a or bar_b or bar_c or bar_d or bar_e or bar_f"

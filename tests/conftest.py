@@ -77,6 +77,27 @@ from storage.postgres import clients, users
 from storage.postgres.database import Database
 from tests.s3 import S3Server
 
+# Files with few tests that take long. They begin first, or one process would still be at them when the others are done.
+LONG_FILES = (
+    "tests/test_bars.py",
+    "tests/test_tour.py",
+    "tests/cli/test_commands.py",
+    "tests/statistics/test_files.py",
+    "tests/operations/test_jobs.py",
+    "tests/test_kill.py",
+    "tests/rpc/test_transport.py",
+    "tests/cli/test_workers.py",
+    "tests/cli/test_jobs.py",
+    "tests/cli/test_imports.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what takes long at the beginning."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 PASSWORD = "correct horse battery staple"
 KEYRING = new_entry("of-tests")
 PASSWORD_HASH = PasswordHasher.from_parameters(CHEAPEST).hash(PASSWORD)
