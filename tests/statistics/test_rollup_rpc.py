@@ -21,6 +21,7 @@ from server.jobs.worker import JobWorker
 from server.settings import JobsSettings
 from server.statistics import rollup_job
 from server.stores import opened
+from storage.postgres import jobs
 from tests.conftest import Caller, Failing, World
 
 RIGHTS = (options_pb2.PERMISSION_STATISTICS_INGEST, options_pb2.PERMISSION_STATISTICS_READ)
@@ -36,6 +37,10 @@ async def worker(world: World) -> AsyncIterator[None]:
     """A worker that rolls up."""
     settings = world.settings.model_copy(update={"jobs": JobsSettings(concurrency={"sync": 2})})
     stop = asyncio.Event()
+    # Days that other tests stated, and that nobody has rolled up yet, would all come first.
+    waiting = await world.database.fetch("SELECT id FROM jobs WHERE queue = 'sync' AND status = 'pending'")
+    for (job_id,) in waiting:
+        await jobs.cancel_internal(world.database, job_id)
     async with opened(settings, "rollup-test") as stores:
         running = asyncio.create_task(JobWorker(stores, {rollup_job.TYPE: rollup_job.handle}, ()).run(stop))
         yield
