@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import mrm_client
-from server.cli import remote, shop
+from server.cli import mail, remote, shop
 from server.cli.admin import create_admin
 from server.cli.console import log_to, out, run, say, step
 from server.cli.live import LiveFigures
@@ -28,6 +28,7 @@ from server.cli.tenant import Tenant
 from server.cli.up import everything
 
 if TYPE_CHECKING:
+    from server.embedded.smtp_sink import SmtpSink
     from server.sandbox.sandbox import Sandbox
     from server.settings import Settings
 
@@ -65,8 +66,8 @@ def demo(
 ) -> None:
     """Start everything in a fresh directory and replay a week of real advertising events.
 
-    Shows every campaign's totals beside the file's own, and then a platform that takes clicks back: exit code 0 only if
-    all agree. Leaves nothing behind.
+    Shows every campaign's totals beside the file's own, then a platform that takes clicks back, and the e-mail when it
+    refuses the account: exit code 0 only if all agree and all arrives. Leaves nothing behind.
     """
     remote.quiet_grpc()
     run(_demo(file, seconds))
@@ -101,36 +102,39 @@ async def _run(recording: Recording, directory: Path, seconds: float) -> bool:
 
     settings = Settings()
     settings.grpc.port, settings.logging.level = 0, "WARNING"
-    async with shop.stand_in() as sandbox:
+    async with shop.stand_in() as sandbox, mail.beside(settings, directory / "mail") as mails:
         settings.platforms = sandbox.settings()
-        return await _serve(recording, settings, directory, seconds, sandbox)
+        async with everything(settings, directory) as (_, application):
+            return await _tour(recording, settings, application.port, seconds, sandbox, mails)
 
 
-async def _serve(recording: Recording, settings: Settings, directory: Path, seconds: float, sandbox: Sandbox) -> bool:
-    async with everything(settings, directory) as (_, application):
-        target = f"127.0.0.1:{application.port}"
-        password = secrets.token_urlsafe(16)
-        async with step("administrator made"):
-            await create_admin(settings, _EMAIL, password)
-        async with step("signed in; client, project, campaigns and API key made over gRPC"):
-            tenant = await Tenant.make(target, _EMAIL, password, recording.campaigns)
-        shifted = f"shifted by {recording.shift.days} days to end at {recording.end:%Y-%m-%d %H:%M} UTC"
-        say(f"a week of real events: {len(recording.rows):,} rows of {len(recording.campaigns)} campaigns, {shifted}")
-        async with (
-            mrm_client.channel(target, tenant.session_token, watch=True) as watching,
-            mrm_client.channel(target, tenant.api_key) as ingesting,
-            mrm_client.channel(target, tenant.session_token) as asking,
-        ):
-            figures = LiveFigures({campaign_id: name for name, campaign_id in tenant.campaigns.items()})
-            async with _watching(watching, tenant, figures):
-                counters = await _replay(ingesting, tenant, recording, seconds)
-                totals = await _settled(asking, tenant, recording, figures)
-            say(
-                f"[green]✓[/] {counters.acknowledged:,} events acknowledged in {counters.batches} batches,"
-                f" {counters.quarantined} put aside"
-            )
-            agreed = _compare(recording, totals)
-            return await _taken_back(watching, asking, tenant, sandbox) and agreed
+async def _tour(
+    recording: Recording, settings: Settings, port: int, seconds: float, sandbox: Sandbox, mails: SmtpSink
+) -> bool:
+    target = f"127.0.0.1:{port}"
+    password = secrets.token_urlsafe(16)
+    async with step("administrator made"):
+        await create_admin(settings, _EMAIL, password)
+    async with step("signed in; client, project, campaigns and API key made over gRPC"):
+        tenant = await Tenant.make(target, _EMAIL, password, recording.campaigns)
+    shifted = f"shifted by {recording.shift.days} days to end at {recording.end:%Y-%m-%d %H:%M} UTC"
+    say(f"a week of real events: {len(recording.rows):,} rows of {len(recording.campaigns)} campaigns, {shifted}")
+    async with (
+        mrm_client.channel(target, tenant.session_token, watch=True) as watching,
+        mrm_client.channel(target, tenant.api_key) as ingesting,
+        mrm_client.channel(target, tenant.session_token) as asking,
+    ):
+        figures = LiveFigures({campaign_id: name for name, campaign_id in tenant.campaigns.items()})
+        async with _watching(watching, tenant, figures):
+            counters = await _replay(ingesting, tenant, recording, seconds)
+            totals = await _settled(asking, tenant, recording, figures)
+        say(
+            f"[green]✓[/] {counters.acknowledged:,} events acknowledged in {counters.batches} batches,"
+            f" {counters.quarantined} put aside"
+        )
+        agreed = _compare(recording, totals)
+        arrived = await _taken_back(watching, asking, tenant, sandbox, mails)
+        return agreed and arrived
 
 
 @asynccontextmanager
@@ -205,8 +209,14 @@ async def _settled(
         await asyncio.sleep(0.2)
 
 
-async def _taken_back(watching: grpc.aio.Channel, asking: grpc.aio.Channel, tenant: Tenant, sandbox: Sandbox) -> bool:
-    """Reads an account on the sandbox, whose platform then takes clicks back; whether that arrives everywhere."""
+async def _taken_back(
+    watching: grpc.aio.Channel, asking: grpc.aio.Channel, tenant: Tenant, sandbox: Sandbox, mails: SmtpSink
+) -> bool:
+    """Reads an account on the sandbox, whose platform takes clicks back, and then the account's tokens.
+
+    Returns:
+        Whether the one arrives everywhere, and the other as an e-mail.
+    """
     async with step("an account on a stand-in for VK Ads connected, its campaigns linked"):
         account = await shop.Shop.make(asking, sandbox, tenant.session_token)
     account.restate(shop.BEFORE)
@@ -232,6 +242,12 @@ async def _taken_back(watching: grpc.aio.Channel, asking: grpc.aio.Channel, tena
         f"{verdict} the platform took clicks of {account.day} back, {shop.BEFORE:,} -> {shop.AFTER:,}:"
         " in the live table, in QueryStatistics and in the daily figures"
     )
+    letter = await account.revoked(asking, mails)
+    if letter is None:
+        say("[red]✗[/] the platform refused the account, and no e-mail said so")
+        return False
+    subject = escape(letter.message["Subject"])
+    say(f"[green]✓[/] the platform refused the account; e-mail to {letter.recipients[0]}: {subject}")
     return arrived
 
 

@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import grpc
+from google.protobuf import field_mask_pb2
 
 from mrm.accounts.v1 import integration_pb2, integration_service_pb2, integration_service_pb2_grpc
 from mrm.campaigns.v1 import (
+    budget_pb2,
+    budget_service_pb2,
+    budget_service_pb2_grpc,
     campaign_pb2,
     campaign_service_pb2,
     campaign_service_pb2_grpc,
@@ -33,10 +37,14 @@ from mrm.statistics.v1 import (
 from server.cli.tenant import CURRENCY, TIME_ZONE, Tenant
 
 if TYPE_CHECKING:
+    from server.embedded.smtp_sink import Kept, SmtpSink
     from server.sandbox.sandbox import Sandbox
 
 BEFORE, AFTER = 1_000, 940
+_PLATFORM: Final = "vk_ads"
+_ACCOUNT: Final = "demo"
 _NAMES = ("Banners", "Stories")
+_KEEPER = "keeper@example.com"
 _CALL_SECONDS = 10.0
 _PATIENCE_SECONDS = 30.0
 _LOOK_SECONDS = 0.1
@@ -73,11 +81,11 @@ class Shop:
     @classmethod
     async def make(cls, channel: grpc.aio.Channel, sandbox: Sandbox, session_token: str) -> Shop:
         """Makes client, campaigns and account, connects and links them."""
-        opened = sandbox.open("vk_ads", "demo", campaigns=len(_NAMES))
+        opened = sandbox.open(_PLATFORM, _ACCOUNT, campaigns=len(_NAMES))
         client_id, project_id = await Tenant.place(channel, "Sandbox shop", "Social")
         connect = integration_service_pb2.ConnectIntegrationRequest(
             client_id=client_id,
-            platform_account_id="demo",
+            platform_account_id=_ACCOUNT,
             credentials=integration_pb2.IntegrationCredentials(
                 vk_ads=integration_pb2.VkAdsCredentials(
                     access_token=opened["access_token"], refresh_token=opened["refresh_token"]
@@ -116,15 +124,29 @@ class Shop:
 
     async def sync(self, channel: grpc.aio.Channel) -> None:
         """Has the account read, and waits for that and for the daily figures that follow from it."""
-        request = sync_service_pb2.SyncIntegrationRequest(integration_id=self.integration_id, request_id=str(uuid4()))
-        stub = sync_service_pb2_grpc.SyncServiceStub(channel)
-        await stub.SyncIntegration(request, timeout=_CALL_SECONDS)
+        await self._ask_to_read(channel)
         # What is marked anew waits a moment for more.
         await _until(lambda: self._idle(channel))
 
     async def arrived(self, channel: grpc.aio.Channel, seen: Callable[[], int]) -> bool:
         """Whether query, feed of restatements and watcher all come to say what the platform says last."""
         return await _until(lambda: self._agree(channel, seen))
+
+    async def revoked(self, channel: grpc.aio.Channel, mails: SmtpSink) -> Kept | None:
+        """Has the platform take the account's tokens away; the e-mail that says so, None if none comes."""
+        policy = budget_pb2.BudgetAlertPolicy(client_id=self.tenant.client_id, recipient_emails=[_KEEPER])
+        update = budget_service_pb2.UpdateBudgetAlertPolicyRequest(
+            policy=policy, update_mask=field_mask_pb2.FieldMask(paths=["recipient_emails"]), request_id=str(uuid4())
+        )
+        stub = budget_service_pb2_grpc.BudgetServiceStub(channel)
+        await stub.UpdateBudgetAlertPolicy(update, timeout=_CALL_SECONDS)
+        self.sandbox.revoke(f"{_PLATFORM}:{_ACCOUNT}")
+        await self._ask_to_read(channel)
+
+        async def told() -> bool:
+            return bool(mails.to(_KEEPER))
+
+        return mails.to(_KEEPER)[0] if await _until(told) else None
 
     async def clicks(self, channel: grpc.aio.Channel) -> int:
         """Clicks of the first campaign on the day."""
@@ -149,6 +171,11 @@ class Shop:
         )
         stub = statistics_service_pb2_grpc.StatisticsServiceStub(channel)
         return sum(row.metrics.clicks for row in (await stub.QueryStatistics(request, timeout=_CALL_SECONDS)).rows)
+
+    async def _ask_to_read(self, channel: grpc.aio.Channel) -> None:
+        request = sync_service_pb2.SyncIntegrationRequest(integration_id=self.integration_id, request_id=str(uuid4()))
+        stub = sync_service_pb2_grpc.SyncServiceStub(channel)
+        await stub.SyncIntegration(request, timeout=_CALL_SECONDS)
 
     async def _agree(self, channel: grpc.aio.Channel, seen: Callable[[], int]) -> bool:
         request = rollup_service_pb2.ListRestatementsRequest(client_id=self.tenant.client_id)

@@ -16,6 +16,7 @@ from jinja2.runtime import Context
 from pydantic import BaseModel, ConfigDict
 
 from mrm.common.v1 import money_pb2
+from server.platforms.names import PLATFORM_NAMES
 
 Language: TypeAlias = Literal["ru", "en"]
 
@@ -230,6 +231,12 @@ def _percent(context: Context, ratio: str) -> str:
     return text.replace(".", ",") + f"{_NARROW}%" if context["language"] == "ru" else f"{text}%"
 
 
+@pass_context
+def _platform(context: Context, word: str) -> str:
+    russian, english = PLATFORM_NAMES.get(word, (word, word))
+    return russian if context["language"] == "ru" else english
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("server.mail", "texts"),
@@ -238,7 +245,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(money=_money, day=_day, percent=_percent, line=_one_line)
+    environment.filters.update(money=_money, day=_day, percent=_percent, platform=_platform, line=_one_line)
     return environment
 
 

@@ -6,6 +6,8 @@ from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, Literal, cast
 
+from server.platforms.names import PLATFORM_NAMES
+
 Language = Literal["ru", "en"]
 
 _NARROW: Final = "\u00a0"
@@ -65,8 +67,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "revenue_share": ("Доля дохода, %", "Share of revenue, %"),
     "conversions_share": ("Доля конверсий, %", "Share of conversions, %"),
     "empty": ("За период нет данных.", "There are no figures in this period."),
-    "yandex_direct": ("Яндекс Директ", "Yandex Direct"),
-    "vk_ads": ("VK Реклама", "VK Ads"),
+    **PLATFORM_NAMES,
     "other": ("Другие источники", "Other sources"),
 }
 _MONTHS: Final = (

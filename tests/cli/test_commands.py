@@ -138,6 +138,7 @@ async def test_the_demo_agrees_and_leaves_nothing(mrm: Mrm, short_path: str) -> 
     assert "195" in result.out
     assert result.out.count("agree") == 4
     assert "1,000 -> 940: in the live table, in QueryStatistics and in the daily figures" in result.out
+    assert "e-mail to keeper@example.com: " in result.out
     assert "grpcurl" in result.out
     assert os.listdir(short_path) == []
 
