@@ -168,6 +168,7 @@ _PURGE = f"""
 UPDATE clients cl SET purged_at = now(), name = 'purged', industry = '', website = '',
   settings = {_DEFAULT_SETTINGS} || jsonb_build_object('timezone', cl.settings->>'timezone')
 WHERE cl.id = $4 AND cl.revision = $5 AND {visibility.CLIENT} RETURNING {_COLUMNS}"""
+_OWN_PROMPTS = "SELECT id FROM prompt_lineages WHERE client_id = $1"
 _PURGE_REST = (
     "DELETE FROM client_memberships WHERE client_id = $1",
     "DELETE FROM project_team WHERE project_id IN (SELECT id FROM projects WHERE client_id = $1)",
@@ -183,6 +184,12 @@ _PURGE_REST = (
     "DELETE FROM campaign_pushes WHERE campaign_id IN (SELECT id FROM campaigns WHERE client_id = $1)",
     """UPDATE ai_feedback SET input_data = NULL, output_data = NULL, edited_output = NULL, feedback_text = ''
        WHERE client_id = $1""",
+    "UPDATE prompt_lineages SET name = id::text WHERE client_id = $1",
+    f"""UPDATE ai_prompts SET prompt_template = '', variables = '[]', metadata = '{{}}', change_note = '',
+       deprecation_reason = '' WHERE lineage_id IN ({_OWN_PROMPTS})""",
+    f"""UPDATE prompt_label_moves SET reason = '' WHERE label_id IN (
+       SELECT id FROM prompt_labels WHERE lineage_id IN ({_OWN_PROMPTS}))""",
+    f"UPDATE prompt_experiments SET hypothesis = '', stop_reason = '' WHERE lineage_id IN ({_OWN_PROMPTS})",
 )
 
 # A client and the agencies above it.

@@ -201,12 +201,16 @@ def insert(db: Executor, world: World) -> Insert:
             "period_start": "2026-01-01",
             "period_end": "2026-01-31",
         },
+        "prompt_lineages": {"name": "brief", "category": "brief"},
         "ai_prompts": {"name": "brief", "category": "brief", "prompt_template": "..."},
         "ai_feedback": {"client_id": world.advertiser.id, "user_id": world.member.id, "user_action": "edited"},
         "jobs": {"type": "send_email", "queue": "email", "payload": {}},
     }
 
     async def insert(table: str, **values: object) -> UUID:
+        if table == "ai_prompts" and "lineage_id" not in values:
+            values = {"name": f"brief {new_id()}", **values}
+            values["lineage_id"] = await insert("prompt_lineages", name=values["name"])
         row = {"id": new_id(), **defaults[table], **values}
         # The database casts texts, so that a test may say any value in words.
         columns = ", ".join(row)

@@ -12,6 +12,7 @@ import pytest
 from storage.errors import Conflict, Invalid
 from storage.postgres import clients
 from storage.postgres.database import Database, Executor, Transaction, returned
+from storage.postgres.ids import new_id
 
 Insert = Callable[..., Awaitable[UUID]]
 ENVELOPE = {"alg": "AES-256-GCM", "key_id": "k1", "nonce": "A" * 16, "ciphertext": "B" * 24}
@@ -60,7 +61,9 @@ async def db(shared: Database) -> AsyncIterator[Executor]:
             raise Undo
 
 
-async def refused(error: type[Exception], constraint: str, work: Awaitable[object]) -> None:
+async def refused(
+    error: type[Exception] | tuple[type[Exception], ...], constraint: str, work: Awaitable[object]
+) -> None:
     with pytest.raises(error) as caught:
         await work
     assert getattr(caught.value, "constraint", None) == constraint
@@ -353,7 +356,8 @@ class TestH33Indexes:
                   -- Of a composite key, the column that alone determines the other row.
                   ELSE (SELECT f.conkey[n] FROM generate_subscripts(f.conkey, 1) n
                         JOIN pg_attribute a ON a.attrelid = f.confrelid AND a.attnum = f.confkey[n]
-                        WHERE a.attname IN ('id', 'lineage_id')) END
+                        WHERE a.attname IN ('id', 'lineage_id', 'experiment_id', 'label_id')
+                        ORDER BY a.attname <> 'id' LIMIT 1) END
                 -- A partial index serves when its rows are those that have the key at all.
                 AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)',
                   (SELECT attname FROM pg_attribute WHERE attrelid = i.indrelid AND attnum = i.indkey[0]))))"""
@@ -450,6 +454,47 @@ class TestH46Prompts:
             db.execute("UPDATE ai_prompts SET prompt_template = 'x' WHERE id = $1", prompt),
         )
         await db.execute("UPDATE ai_prompts SET status = 'deprecated' WHERE id = $1", prompt)
+
+    async def test_a_name_is_the_agencys_or_a_clients_once(self, insert: Insert, world: Any) -> None:
+        for client_id in (None, world.advertiser.id, world.other.id):
+            await insert("prompt_lineages", client_id=client_id)
+        for client_id in (None, world.advertiser.id):
+            with pytest.raises(Conflict):
+                await insert("prompt_lineages", client_id=client_id)
+
+    async def test_no_label_is_anywhere_without_its_moves(self, db: Executor, insert: Insert) -> None:
+        first = await insert("ai_prompts")
+        lineage, name = returned(await db.fetchrow("SELECT lineage_id, name FROM ai_prompts WHERE id = $1", first))
+        second = await insert("ai_prompts", lineage_id=lineage, name=name, version=2)
+        label = new_id()
+
+        async def moved(number: int, origin: UUID | None, end: UUID) -> None:
+            sql = """INSERT INTO prompt_label_moves (id, label_id, number, kind, from_version_id, to_version_id, reason)
+              VALUES ($1, $2, $3, 'move', $4, $5, 'x')"""
+            await db.execute(sql, new_id(), label, number, origin, end)
+
+        await db.execute(
+            "INSERT INTO prompt_labels (id, lineage_id, name, version_id) VALUES ($1, $2, 'staging', $3)",
+            label, lineage, first,
+        )  # fmt: skip
+        await refused(Invalid, "prompt_labels_moved_fkey", db.execute("SET CONSTRAINTS ALL IMMEDIATE"))
+        await moved(1, None, first)
+        await db.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        for number, origin, end, rule in (
+            (2, second, first, "prompt_label_moves_unbroken"),
+            (3, first, second, "prompt_label_moves_unbroken"),
+            (2, None, second, "prompt_label_moves_first"),
+            (1, None, second, "prompt_label_moves_number_key"),
+        ):
+            await refused((Invalid, Conflict), rule, moved(number, origin, end))
+        point = "UPDATE prompt_labels SET version_id = $2, move_count = 2 WHERE id = $1"
+        await refused(Invalid, "prompt_labels_moved_fkey", db.execute(point, label, second))
+        await moved(2, first, second)
+        await db.execute(point, label, second)
+        change = "UPDATE prompt_label_moves SET reason = $2 WHERE label_id = $1"
+        await refused(Invalid, "prompt_label_moves_fixed", db.execute(change, label, "other"))
+        delete = "DELETE FROM prompt_label_moves WHERE label_id = $1"
+        await refused(Invalid, "prompt_label_moves_kept", db.execute(delete, label))
 
 
 class TestH47Reports:
