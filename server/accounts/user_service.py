@@ -23,7 +23,7 @@ from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, required_id, timestamp
 from server.settings import AuthSettings
 from storage.errors import Conflict
-from storage.postgres import api_keys, audit, users
+from storage.postgres import api_keys, audit, feedback, users
 from storage.postgres.database import Database, Transaction
 from storage.postgres.users import User
 from storage.redis.limits import RateLimiter, address_subject
@@ -162,6 +162,7 @@ class UserService:
         stored = await self._store(call, row, nobody, end_sessions=True)
         await users.forbid_reset(call.tx, row.id)
         await users.drop_memberships(call.tx, row.id)
+        await feedback.erase_person_internal(call.tx, row.id)
         await _record(call, "delete", row, stored)
         return pb.DeleteUserResponse(user=convert.user(stored), revoked_api_key_count=await _revoke_keys(call, row.id))
 

@@ -182,8 +182,8 @@ _PURGE_REST = (
     """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', settings = '{}', observed = '{}',
        rejection_reason = '' WHERE client_id = $1""",
     "DELETE FROM campaign_pushes WHERE campaign_id IN (SELECT id FROM campaigns WHERE client_id = $1)",
-    """UPDATE ai_feedback SET input_data = NULL, output_data = NULL, edited_output = NULL, feedback_text = ''
-       WHERE client_id = $1""",
+    """UPDATE ai_feedback SET key = id::text, content_hash = NULL, input_data = NULL, output_data = NULL,
+       edited_output = NULL, feedback_text = '' WHERE client_id = $1""",
     "UPDATE prompt_lineages SET name = id::text WHERE client_id = $1",
     f"""UPDATE ai_prompts SET prompt_template = '', variables = '[]', metadata = '{{}}', change_note = '',
        deprecation_reason = '' WHERE lineage_id IN ({_OWN_PROMPTS})""",

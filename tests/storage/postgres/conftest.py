@@ -212,6 +212,8 @@ def insert(db: Executor, world: World) -> Insert:
             values = {"name": f"brief {new_id()}", **values}
             values["lineage_id"] = await insert("prompt_lineages", name=values["name"])
         row = {"id": new_id(), **defaults[table], **values}
+        if table == "ai_feedback":
+            row = {"key": str(row["id"]), **row}
         # The database casts texts, so that a test may say any value in words.
         columns = ", ".join(row)
         typed = f"jsonb_populate_record(NULL::{table}, $1)"

@@ -437,12 +437,33 @@ class TestH36Jobs:
 class TestH45Feedback:
     @pytest.mark.parametrize(
         "values",
-        [{"edit_distance": -50}, {"edit_distance": 101}, {"user_action": "accepted", "edit_distance": 1}],
+        [
+            {"edit_distance": -50},
+            {"edit_distance": 101},
+            {"edit_distance": 0},
+            {"user_action": "accepted"},
+            {"user_action": "accepted", "edit_distance": 1},
+            {"user_action": "accepted", "edit_distance": 0, "edited_output": "x"},
+            {"user_action": "rejected", "edit_distance": 1},
+            {"user_pseudonym": "00000000-0000-4000-8000-000000000000"},
+        ],
     )
-    async def test_the_edited_share_is_a_percentage(self, insert: Insert, values: dict[str, object]) -> None:
+    async def test_action_and_edited_share_fit(self, insert: Insert, values: dict[str, object]) -> None:
         prompt = await insert("ai_prompts")
+        await insert("ai_feedback", prompt_id=prompt, edit_distance="0.01", edited_output="x")
         with pytest.raises(Invalid):
             await insert("ai_feedback", prompt_id=prompt, **values)
+
+    async def test_a_key_is_used_once_and_what_happened_stays(self, db: Executor, insert: Insert) -> None:
+        prompt = await insert("ai_prompts")
+        made = await insert("ai_feedback", prompt_id=prompt, key="k")
+        await refused(Conflict, "ai_feedback_key", insert("ai_feedback", prompt_id=prompt, key="k"))
+        await refused(
+            Invalid,
+            "ai_feedback_frozen",
+            db.execute("UPDATE ai_feedback SET user_action = 'rejected' WHERE id = $1", made),
+        )
+        await db.execute("UPDATE ai_feedback SET feedback_text = '', output_data = NULL WHERE id = $1", made)
 
 
 class TestH46Prompts:
