@@ -20,8 +20,9 @@ ENV PATH=/opt/mrm/bin:$PATH PYTHONUNBUFFERED=1 GRPC_ENABLE_FORK_SUPPORT=0 \
 # Other machines reach it, so it starts only with MRM_GRPC__TLS_CERTIFICATE and _KEY, or MRM_GRPC__ALLOW_PLAINTEXT=true.
 USER mrm
 EXPOSE 50051
-# With TLS it trusts the certificate that the environment names. Serving while every store answers; the process itself stays up in the degraded modes.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["mrm", "health", "--target", "127.0.0.1:50051"]
+# With TLS it trusts the certificate that the environment names. It asks for the process, which serves until it drains: one
+# that waits for a store must not be taken for broken.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["mrm", "health", "mrm", "--target", "127.0.0.1:50051"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["mrm"]
 CMD ["serve"]

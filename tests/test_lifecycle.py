@@ -21,6 +21,7 @@ from mrm.campaigns.v1 import campaign_service_pb2
 from mrm.common.v1 import options_pb2
 from mrm.statistics.v1 import statistics_service_pb2
 from server.app import Application
+from server.rpc.health import PROCESS
 from server.settings import Settings
 from tests.chaos import Proxy
 from tests.conftest import PASSWORD, Caller, Failing, World, failure_of, impression
@@ -116,6 +117,7 @@ async def test_without_clickhouse_only_statistics_stop(world: World, fragile: Fr
     await fragile.clickhouse.down()
     await fragile.until_health(STATISTICS, NOT_SERVING)
     assert await fragile.health(CAMPAIGNS) == SERVING
+    assert await fragile.health(PROCESS) == SERVING
     query = statistics_service_pb2.QueryStatisticsRequest(
         dates={"start_date": "2026-01-01", "end_date": "2026-01-02"},  # type: ignore[arg-type]
         granularity=1,  # type: ignore[arg-type]

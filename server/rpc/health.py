@@ -10,6 +10,12 @@ from server.rpc import logs
 
 Probe = Callable[[], Awaitable[None]]
 
+PROCESS = "mrm"
+"""The service that serves until the process drains, whatever store is down.
+
+Balancers should ask for it: a server that they take away because of ClickHouse could do all the rest.
+"""
+
 PROBE_SECONDS = 2.0
 INTERVAL_SECONDS = 1.0
 
@@ -25,7 +31,7 @@ class HealthMonitor:
     def __init__(self, probes: Mapping[str, Probe], needs: Mapping[str, frozenset[str]]) -> None:
         self.servicer = HealthServicer()
         self._probes = probes
-        self._needs = {**needs, "": frozenset(probes)}
+        self._needs = {**needs, "": frozenset(probes), PROCESS: frozenset()}
         self._down: frozenset[str] | None = None
         self._log = logs.get("health")
 
