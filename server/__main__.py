@@ -1,79 +1,69 @@
 """The `mrm` command; also `python -m server`."""
 
+import importlib
+import sys
+from collections.abc import Iterable
+
 import typer
 
-from server.cli import (
-    admin,
-    alerts,
-    backfill,
-    budget,
-    campaigns,
-    changes,
-    demo,
-    export,
-    files,
-    health,
-    ingest,
-    jobs,
-    keys,
-    mail,
-    migrate,
-    outlook,
-    plans,
-    report,
-    rollup,
-    sandbox,
-    seed,
-    serve,
-    sessions,
-    sync,
-    up,
-    watch,
-    worker,
-)
+# Where each command is defined. Only the one that is asked for is loaded: all of them take a second.
+_COMMANDS = {
+    "up": "up:up",
+    "serve": "serve:serve",
+    "worker": "worker:worker",
+    "migrate": "migrate:commands",
+    "admin": "admin:commands",
+    "seed": "seed:commands",
+    "keys": "keys:commands",
+    "sessions": "sessions:commands",
+    "plan": "outlook:commands",
+    "campaigns": "campaigns:commands",
+    "report": "report:commands",
+    "rollup": "rollup:commands",
+    "restatements": "rollup:restatements",
+    "sync": "sync:commands",
+    "jobs": "jobs:commands",
+    "budget": "budget:commands",
+    "alerts": "alerts:commands",
+    "mail": "mail:commands",
+    "ingest": "ingest:ingest",
+    "watch": "watch:watch",
+    "changes": "changes:changes",
+    "export": "export:export",
+    "import": "files:commands",
+    "backfill": "backfill:backfill",
+    "demo": "demo:demo",
+    "sandbox": "sandbox:sandbox",
+    "health": "health:health",
+}
 
-app = typer.Typer(
-    name="mrm",
-    help="An advertising agency's working data behind one gRPC API.",
-    no_args_is_help=True,
-    add_completion=False,
-    # The default prints local variables, and with them secrets.
-    pretty_exceptions_enable=False,
-)
-app.command()(up.up)
-app.command()(serve.serve)
-app.command()(worker.worker)
-app.add_typer(migrate.commands, name="migrate")
-app.add_typer(admin.commands, name="admin")
-app.add_typer(seed.commands, name="seed")
-app.add_typer(keys.commands, name="keys")
-app.add_typer(sessions.commands, name="sessions")
-app.add_typer(plans.commands, name="plan")
-plans.commands.command()(outlook.forecast)
-plans.commands.command()(outlook.fact)
-app.add_typer(campaigns.commands, name="campaigns")
-app.add_typer(report.commands, name="report")
-app.add_typer(rollup.commands, name="rollup")
-app.command()(rollup.restatements)
-app.add_typer(sync.commands, name="sync")
-app.add_typer(jobs.commands, name="jobs")
-app.add_typer(budget.commands, name="budget")
-app.add_typer(alerts.commands, name="alerts")
-app.add_typer(mail.commands, name="mail")
-app.command()(ingest.ingest)
-app.command()(watch.watch)
-app.command()(changes.changes)
-app.command()(export.export)
-app.add_typer(files.commands, name="import")
-app.command()(backfill.backfill)
-app.command()(demo.demo)
-app.command()(sandbox.sandbox)
-app.command()(health.health)
+
+def application(names: Iterable[str]) -> typer.Typer:
+    """The command line with these commands."""
+    app = typer.Typer(
+        name="mrm",
+        help="An advertising agency's working data behind one gRPC API.",
+        no_args_is_help=True,
+        add_completion=False,
+        # The default prints local variables, and with them secrets.
+        pretty_exceptions_enable=False,
+        # Else typer takes a command that is alone for the whole.
+        callback=lambda: None,
+    )
+    for name in names:
+        module, attribute = _COMMANDS[name].split(":")
+        found = getattr(importlib.import_module(f"server.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def main() -> None:
     """Runs the command line."""
-    app()
+    asked = [name for name in sys.argv[1:2] if name in _COMMANDS]
+    application(asked or _COMMANDS)()
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.cli.console import CommandFailed, run, say
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, load_settings
-from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 commands = typer.Typer(help="Manage administrators, directly in PostgreSQL.", no_args_is_help=True)
 

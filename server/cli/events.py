@@ -14,7 +14,7 @@ from google.protobuf import timestamp_pb2
 from mrm.statistics.v1 import event_pb2
 from server.cli.rows import Row
 from server.rpc.validation import violations
-from server.statistics.rowfiles import derived_id
+from server.statistics.event_ids import derived_id
 
 COLUMNS = ("event_id", "event_time", "campaign_id", "event_type", "user_id", "cost", "revenue", "conversions")
 

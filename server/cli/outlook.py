@@ -13,7 +13,7 @@ from mrm.planning.v1 import forecast_service_pb2 as pb
 from mrm.planning.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from server.cli import remote
 from server.cli.console import say, show_table
-from server.cli.plans import Plan, metric_name
+from server.cli.plans import Plan, commands, metric_name
 
 _CALL_SECONDS = 20
 _SHOWN_LEVEL = 80
@@ -31,6 +31,7 @@ _ASSUMPTIONS = {
 }
 
 
+@commands.command()
 @remote.reaching
 async def forecast(server: remote.Server, plan: Plan) -> None:
     """Show what a version of a plan will probably reach, with 80 % intervals and what they rest on."""
@@ -45,6 +46,7 @@ async def forecast(server: remote.Server, plan: Plan) -> None:
         say(text, markup=False)
 
 
+@commands.command()
 @remote.reaching
 async def fact(server: remote.Server, plan: Plan) -> None:
     """Show what a version of a plan has reached by now, against what it planned."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from mrm.statistics.v1 import event_pb2
 from server.cli.console import CommandFailed
 from server.cli.rows import RowFile
-from server.statistics.rowfiles import derived_id
+from server.statistics.event_ids import derived_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import SecretStr
 
-from server.settings import Settings
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 DEFAULT_DATA_DIR = Path(".mrm")
 
@@ -67,6 +67,9 @@ def remove(data_dir: Path) -> None:
 
 def load_settings(data_dir: Path) -> Settings:
     """Settings from the environment; engines it does not name are those of `mrm up`, if it runs."""
+    # Slow to load, and no command that only calls the server needs them.
+    from server.settings import Settings
+
     settings = Settings()
     if "MRM_POSTGRES__DSN" not in os.environ and (found := read(data_dir)) is not None:
         point_at(settings, data_dir, found.postgres_dsn, found.redis_dsn, found.clickhouse_dsn)
@@ -75,6 +78,8 @@ def load_settings(data_dir: Path) -> Settings:
 
 def point_at(settings: Settings, data_dir: Path, postgres_dsn: str, redis_dsn: str, clickhouse_dsn: str) -> None:
     """Makes the settings name these engines, and beside their data the object storage and key ring, if none is set."""
+    from pydantic import SecretStr
+
     if settings.objects.url is None:
         settings.objects.url = (data_dir / "objects").resolve().as_uri()
     if settings.secrets.keyring is None and settings.secrets.keyring_file is None:

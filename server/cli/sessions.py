@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from server.cli.console import CommandFailed, run, say
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, load_settings
-from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 commands = typer.Typer(help="End sessions, directly in PostgreSQL.", no_args_is_help=True)
 

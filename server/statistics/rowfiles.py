@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import UUID
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +14,7 @@ from mrm.statistics.v1 import event_pb2, snapshot_pb2, statistics_service_pb2
 from server.rpc import validation
 from server.rpc.errors import Violation
 from server.statistics import batches
+from server.statistics.event_ids import EVENT_TYPES, derived_id
 
 CHUNK_ROWS = 5000
 # As of any batch that is sent here: it must stay one block of ClickHouse.
@@ -22,12 +23,6 @@ _PARQUET, _ARROW = b"PAR1", b"ARROW1"
 _READ_BUFFER = 1 << 20
 _HEAD = struct.Struct("<II")
 _TICKS = {"s": 1_000_000, "ms": 1000, "us": 1}
-_EVENT_TYPES: dict[str, event_pb2.EventType.ValueType] = {
-    "impression": event_pb2.EVENT_TYPE_IMPRESSION,
-    "click": event_pb2.EVENT_TYPE_CLICK,
-    "conversion": event_pb2.EVENT_TYPE_CONVERSION,
-}
-EVENT_TYPE_NAMES: dict[int, str] = {number: name for name, number in _EVENT_TYPES.items()}
 _DELIVERY = ("impressions", "clicks", "cost_micros")
 _OUTCOME = ("conversions_micros", "revenue_micros")
 _INT64 = range(-(2**63), 2**63)
@@ -182,7 +177,7 @@ class EventRows:
 
     def message(self, row: int, values: Mapping[str, Any]) -> tuple[bytes, str]:
         """See `RowReader`."""
-        kind = _EVENT_TYPES.get(values.get("event_type", ""))
+        kind = EVENT_TYPES.get(values.get("event_type", ""))
         if kind is None:
             raise RowFault(fault_at(row, "event_type", "EVENT_TYPE", "is none of impression, click, conversion"))
         micros = values.get("event_time")
@@ -278,17 +273,6 @@ class Spool:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def derived_id(source: str, line: int, event_type: int) -> str:
-    """The id of an event that its source gives none: the same for the same file, line and type, always.
-
-    Args:
-        source: SHA-256 of the file in hexadecimal.
-        line: Line of the row, or its number, from 1.
-        event_type: Its type; one row may stand for several events of different types.
-    """
-    return str(uuid5(NAMESPACE_OID, f"{source}:{line}:{EVENT_TYPE_NAMES[event_type]}"))
 
 
 def fault_at(row: int, column: str, reason: str, description: str) -> Violation:

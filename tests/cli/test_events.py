@@ -11,7 +11,7 @@ import pytest
 from mrm.statistics.v1 import event_pb2
 from server.cli.events import BadRow, EventReader, to_micros
 from server.cli.rows import Row
-from server.statistics.rowfiles import derived_id
+from server.statistics.event_ids import derived_id
 
 CAMPAIGN = "0198f000-0000-7000-8000-000000000001"
 GOOD: dict[str, Any] = {

@@ -29,7 +29,8 @@ from mrm.statistics.v1 import statistics_file_service_pb2 as pb
 from mrm.statistics.v1 import statistics_service_pb2 as statistics_pb
 from server.app import Application
 from server.statistics import rowfiles
-from server.statistics.rowfiles import CHUNK_ROWS, EventRows, RowFile, derived_id
+from server.statistics.event_ids import derived_id
+from server.statistics.rowfiles import CHUNK_ROWS, EventRows, RowFile
 from storage.clickhouse.connect import ClickHouse
 from storage.objects.store import Objects, client_prefix
 from tests.conftest import Caller, Failing, World, settings_for
