@@ -26,6 +26,7 @@ from mrm.accounts.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
+from mrm.ai.v1 import prompt_experiment_service_pb2, prompt_service_pb2
 from mrm.campaigns.v1 import (
     budget_service_pb2,
     campaign_import_service_pb2,
@@ -78,6 +79,9 @@ from server.planning.plan_lifecycle import PlanLifecycleRpcs
 from server.planning.project_service import ProjectService
 from server.planning.project_team_service import ProjectTeamService
 from server.platforms.registry import Platforms
+from server.prompts.experiment_service import PromptExperimentService
+from server.prompts.labels import LabelRpcs
+from server.prompts.prompt_service import PromptService
 from server.reports.report_service import ReportService
 from server.rpc import logs
 from server.rpc.auth import Authenticator
@@ -144,6 +148,8 @@ SERVICES = (
     budget_service_pb2.DESCRIPTOR.services_by_name["BudgetService"],
     forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"],
     report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
+    prompt_service_pb2.DESCRIPTOR.services_by_name["PromptService"],
+    prompt_experiment_service_pb2.DESCRIPTOR.services_by_name["PromptExperimentService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -294,6 +300,11 @@ class Application:
             "PermissionService": [PermissionService(database, pager)],
             "ProjectService": [ProjectService(database, pager), LifecycleRpcs()],
             "ProjectTeamService": [ProjectTeamService(database, pager)],
+            "PromptExperimentService": [PromptExperimentService(database, pager, settings.prompts)],
+            "PromptService": [
+                PromptService(database, pager, settings.prompts),
+                LabelRpcs(database, pager, settings.prompts),
+            ],
             "ReportService": [ReportService(database, pager, files, settings.watch)],
             "RollupService": [RollupService(database, codec)],
             "ServiceAccountService": [ServiceAccountService(database, pager)],

@@ -345,6 +345,20 @@ class AlertsSettings(BaseModel):
     )
 
 
+class PromptsSettings(BaseModel):
+    """Prompts and their labels."""
+
+    protected_labels: tuple[Annotated[str, Field(pattern="^[a-z][a-z0-9_-]{0,49}$")], ...] = Field(
+        ("production",), description="Labels that only whoever may promote moves, as JSON"
+    )
+    cache_ttl: timedelta = Field(
+        timedelta(minutes=1),
+        ge=timedelta(0),
+        le=timedelta(days=1),
+        description="How long callers may keep a filled text without watching for changes",
+    )
+
+
 class LoggingSettings(BaseModel):
     """Logs, one JSON object a line on standard error."""
 
@@ -374,6 +388,7 @@ class Settings(BaseSettings):
     jobs: JobsSettings = JobsSettings()
     email: EmailSettings = EmailSettings()
     alerts: AlertsSettings = AlertsSettings()
+    prompts: PromptsSettings = PromptsSettings()
     logging: LoggingSettings = LoggingSettings()
 
 

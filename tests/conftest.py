@@ -30,6 +30,7 @@ from mrm.accounts.v1 import (
     session_service_pb2_grpc,
     user_service_pb2_grpc,
 )
+from mrm.ai.v1 import prompt_experiment_service_pb2_grpc, prompt_service_pb2_grpc
 from mrm.campaigns.v1 import (
     budget_service_pb2_grpc,
     campaign_import_service_pb2_grpc,
@@ -152,6 +153,8 @@ class Caller:
     emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
     budgets: budget_service_pb2_grpc.BudgetServiceAsyncStub = field(init=False)
     reports: report_service_pb2_grpc.ReportServiceAsyncStub = field(init=False)
+    prompts: prompt_service_pb2_grpc.PromptServiceAsyncStub = field(init=False)
+    experiments: prompt_experiment_service_pb2_grpc.PromptExperimentServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -180,6 +183,8 @@ class Caller:
         self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
         self.budgets = budget_service_pb2_grpc.BudgetServiceStub(channel)
         self.reports = report_service_pb2_grpc.ReportServiceStub(channel)
+        self.prompts = prompt_service_pb2_grpc.PromptServiceStub(channel)
+        self.experiments = prompt_experiment_service_pb2_grpc.PromptExperimentServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

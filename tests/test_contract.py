@@ -48,7 +48,7 @@ def test_every_rpc_declares_a_policy(method: MethodDescriptor) -> None:
     policy = read_policy(method)
     assert policy.permission in ALL | {"PUBLIC", "AUTHENTICATED"}
     changes = not method.name.startswith(
-        ("Get", "List", "Check", "Query", "Watch", "Export", "Diff", "Forecast", "Compare", "Download")
+        ("Get", "List", "Check", "Query", "Watch", "Export", "Diff", "Forecast", "Compare", "Download", "Render")
     )
     assert changes == (policy.idempotency != "READ_ONLY")
     if method.name.startswith(("Create", "Update", "Delete", "Revoke")):

@@ -14,6 +14,7 @@ _READ = frozenset(
         "CHANGES_READ",
         "ALERTS_READ",
         "REPORTS_READ",
+        "PROMPTS_READ",
         "JOBS_READ",
         "JOBS_CONTROL",
     }
@@ -25,7 +26,9 @@ KEY_ONLY = frozenset({"STATISTICS_INGEST", "JOBS_WORK"})
 
 # Rights that no key may hold: a key that makes people makes itself an administrator, and what cannot be undone, is a
 # decision or an opinion has a person behind it.
-PEOPLE_ONLY = frozenset({"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT"})
+PEOPLE_ONLY = frozenset(
+    {"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT", "PROMPTS_PROMOTE"}
+)
 
 ALL = frozenset(permission_name(value) for value in options_pb2.Permission.values()) - {
     "UNSPECIFIED",
@@ -49,7 +52,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "CAMPAIGNS_SYNC",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE"},
-    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE"},
+    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE", "PROMPTS_WRITE"},
     "account_manager": _READ
     | {
         "USERS_READ",

@@ -10,6 +10,7 @@ from mrm.planning.v1 import media_plan_service_pb2 as pb
 from server.planning import plan_convert as convert
 from server.planning import plan_rules as rules
 from server.planning.plan_convert import Frame
+from server.rpc import rights
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound
 from server.rpc.paging import Pager
@@ -42,7 +43,7 @@ class MediaPlanService:
         if project is None:
             raise NotFound.resource("project", wanted.project_id)
         rules.check_project_open(project.status, "create")
-        author = await rules.person(call)
+        author = await rights.person(call)
         row = await media_plans.create(
             call.tx,
             project_id=project.id,
@@ -91,7 +92,7 @@ class MediaPlanService:
         columns = convert.writable(
             after, Frame(row.currency, row.project_start, row.project_end), await _known(call, row, after)
         )
-        author = await rules.person(call)
+        author = await rights.person(call)
         authors = row.author_ids if author is None or author in row.author_ids else [*row.author_ids, author]
         stored = await media_plans.update(call.tx, call.scope, replace(row, **columns, author_ids=authors))
         if stored is None:
@@ -124,7 +125,7 @@ class MediaPlanService:
                         "version": str(each.version),
                     },
                 )
-        author = await rules.person(call)
+        author = await rights.person(call)
         row = await media_plans.create(
             call.tx,
             project_id=project.id,

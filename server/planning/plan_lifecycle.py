@@ -6,6 +6,7 @@ from mrm.planning.v1 import media_plan_service_pb2 as pb
 from server.planning import plan_convert as convert
 from server.planning import plan_rules as rules
 from server.planning.plan_mail import tell_of_step
+from server.rpc import rights
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound
 from server.rpc.paging import Pager
@@ -31,7 +32,7 @@ class PlanLifecycleRpcs:
         """Asks for approval."""
         project, plan = await rules.locked(request, call, "submit")
         await rules.check_fits(call, plan, project)
-        submitter = await rules.person(call)
+        submitter = await rights.person(call)
         message = await rules.take(call, plan, "submit", request.comment, submitted_by=submitter)
         await tell_of_step(call, project, plan, "submit", request.comment)
         return pb.SubmitMediaPlanResponse(media_plan=message)

@@ -13,7 +13,7 @@ from server.planning.plan_convert import Frame
 from server.rpc.call import AuditEntry, Mutation
 from server.rpc.errors import FailedPrecondition, NotFound
 from server.rpc.values import check_etag
-from storage.postgres import api_keys, campaigns, media_plan_history, media_plans, projects
+from storage.postgres import campaigns, media_plan_history, media_plans, projects
 from storage.postgres.media_plans import MediaPlan
 from storage.postgres.projects import Project
 
@@ -68,14 +68,6 @@ def check_draft(plan: MediaPlan, wanted: str) -> None:
             f"the media plan is {plan.status} and only a draft can be {wanted}: recall it, or go on with a new version",
             metadata={"resource_type": "media_plan", "state": plan.status, "wanted": wanted},
         )
-
-
-async def person(call: Mutation) -> UUID | None:
-    """Who stands behind a call: the user, or whoever made the key; None if nobody is known."""
-    if call.principal.kind == "user" or call.principal.principal_id is None:
-        return call.principal.principal_id
-    key = await api_keys.get(call.tx, call.scope, call.principal.principal_id)
-    return None if key is None else key.created_by
 
 
 async def locked(request: StepRequest, call: Mutation, step: str) -> tuple[Project, MediaPlan]:

@@ -11,10 +11,22 @@ from functools import cache
 from uuid import UUID
 
 from server.accounts.permissions import OF_THE_ACCOUNTABLE, PROJECT_ROLES, ROLE_PERMISSIONS, TEAM_LETTERS
-from server.rpc.call import Principal
+from server.rpc.call import Mutation, Principal
 from server.rpc.errors import DomainError, NotFound, PermissionDenied
 from server.rpc.policy import Policy
-from storage.postgres import alerts, campaigns, clients, jobs, media_plans, project_team, projects, reports
+from storage.postgres import (
+    alerts,
+    api_keys,
+    campaigns,
+    clients,
+    experiments,
+    jobs,
+    media_plans,
+    project_team,
+    projects,
+    prompts,
+    reports,
+)
 from storage.postgres.database import Executor
 from storage.scope import SIGHT, Scope
 
@@ -30,6 +42,9 @@ _READERS: Mapping[str, Callable[[Executor, Scope, UUID], Awaitable[object | None
     "job": jobs.get,
     "alert": alerts.get,
     "report": reports.get,
+    "prompt": prompts.get,
+    "prompt_version": prompts.get_version,
+    "prompt_experiment": experiments.get,
 }
 
 
@@ -94,6 +109,14 @@ async def explained(db: Executor, principal: Principal, permission: str, error: 
     if read is None or not resource_id or seen is principal.scope:
         return error
     return error if await read(db, seen, UUID(resource_id)) is None else denied(permission)
+
+
+async def person(call: Mutation) -> UUID | None:
+    """Who stands behind a call: the user, or whoever made the key; None if nobody is known."""
+    if call.principal.kind == "user" or call.principal.principal_id is None:
+        return call.principal.principal_id
+    key = await api_keys.get(call.tx, call.scope, call.principal.principal_id)
+    return None if key is None else key.created_by
 
 
 def denied(permission: str) -> PermissionDenied:

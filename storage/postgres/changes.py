@@ -86,8 +86,12 @@ _IN_SCOPE = f"""(
   OR a.client_id IN (SELECT cl.id FROM clients cl WHERE {visibility.CLIENT})
   OR a.project_id IN (SELECT t.project_id FROM project_team t WHERE {visibility.TEAM}))"""
 
+# The agency's own prompts are everybody's who may read prompts at all.
+_SHARED = """
+  a.client_id IS NULL AND a.resource_type IN ('prompt', 'prompt_version', 'prompt_label', 'prompt_experiment')"""
+
 _SELECTED = f"""
-  (({_IN_SCOPE} AND ($4::text[] IS NULL OR a.resource_type = ANY ($4)))
+  ((({_IN_SCOPE} OR {_SHARED}) AND ($4::text[] IS NULL OR a.resource_type = ANY ($4)))
     OR (a.client_id IS NULL AND a.resource_type = 'user' AND a.resource_id = $2::uuid::text))
   AND ($5::uuid IS NULL OR a.client_id = $5)
   AND ($6::uuid IS NULL OR a.project_id = $6)

@@ -50,6 +50,9 @@ class Target:
     job_id: str
     report_id: str
     suppression_id: str
+    prompt_id: str
+    prompt_version_id: str
+    prompt_experiment_id: str
 
     def ids(self) -> list[str]:
         """All of them, for requests made at random."""
@@ -120,6 +123,22 @@ def _of_integration(target: Target) -> Fields:
 
 def _of_report(target: Target) -> Fields:
     return {"report_id": target.report_id}
+
+
+def _of_prompt(target: Target) -> Fields:
+    return {"prompt_id": target.prompt_id}
+
+
+def _of_version(target: Target) -> Fields:
+    return {"prompt_version_id": target.prompt_version_id}
+
+
+def _of_experiment(target: Target) -> Fields:
+    return {"prompt_experiment_id": target.prompt_experiment_id}
+
+
+def _draft() -> Fields:
+    return {"template": "x", "change_note": "x"}
 
 
 def _of_job(target: Target) -> Fields:
@@ -292,6 +311,49 @@ CASES: Final[dict[str, Case]] = {
     ),
     "ReportService/DownloadReport": Case(_of_report),
     "ReportService/GetReportDownloadUrl": Case(_of_report),
+    "PromptService/CreatePrompt": Case(
+        lambda t: {
+            "client_id": t.client_id,
+            "name": uuid4().hex,
+            "category": "PROMPT_CATEGORY_BRIEF",
+            "draft": _draft(),
+        }
+    ),
+    "PromptService/GetPrompt": Case(_of_prompt),
+    "PromptService/ListPrompts": Case(
+        lambda t: {"filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(lambda t: {"filter": {"name": f"of {t.client_id}"}},),
+    ),
+    "PromptService/CreatePromptVersion": Case(lambda t: {**_of_prompt(t), "draft": _draft()}),
+    "PromptService/GetPromptVersion": Case(_of_version),
+    "PromptService/ListPromptVersions": Case(_of_prompt),
+    "PromptService/DeprecatePromptVersion": Case(lambda t: {**_of_version(t), "reason": "x"}),
+    "PromptService/RestorePromptVersion": Case(_of_version),
+    "PromptService/MovePromptLabel": Case(lambda t: {**_of_version(t), "label": "staging", "reason": "x"}),
+    "PromptService/RollbackPromptLabel": Case(lambda t: {**_of_prompt(t), "label": "staging", "reason": "x"}),
+    "PromptService/ListPromptLabelMoves": Case(_of_prompt),
+    "PromptService/RenderPrompt": Case(
+        _of_version,
+        filters=(
+            lambda t: {"reference": {"client_id": t.client_id, "name": f"of {t.client_id}", "label": "staging"}},
+            lambda t: {"reference": {"name": f"of {t.client_id}", "label": "staging"}},
+        ),
+    ),
+    "PromptExperimentService/StartPromptExperiment": Case(
+        lambda t: {**_of_prompt(t), "label": "staging", "shares": [{**_of_version(t), "weight": 1}] * 2}
+    ),
+    "PromptExperimentService/StopPromptExperiment": Case(lambda t: {**_of_experiment(t), "reason": "x"}),
+    "PromptExperimentService/GetPromptExperiment": Case(_of_experiment),
+    "PromptExperimentService/ListPromptExperiments": Case(
+        lambda t: {"filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(lambda t: {"filter": _of_prompt(t)},),
+    ),
+    "PromptExperimentService/GetPromptExperimentResult": Case(_of_experiment),
+    "PromptExperimentService/PromotePromptExperiment": Case(
+        lambda t: {**_of_experiment(t), **_of_version(t), "reason": "x"}
+    ),
     "CampaignService/CreateCampaign": Case(
         lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}
     ),

@@ -22,6 +22,7 @@ from tests.campaigns import importing
 from tests.conftest import PASSWORD_HASH, Caller, World, impression
 from tests.every_rpc.cases import Target
 from tests.planning import plans
+from tests.prompts import writing
 from tests.reports import making as reporting
 
 
@@ -143,6 +144,7 @@ async def make_target(world: World) -> Target:
         alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
         campaign_import_id=imports[0][0].campaign_import_id,
         suppression_id=str(suppressed[0][0].id),
+        **await _prompts(admin, client.client_id),
     )
 
 
@@ -162,6 +164,24 @@ async def _jobs(world: World, client_id: str) -> str:
                 tx, type="sync_campaign", queue="sync", payload={}, client_id=UUID(client_id), delay=timedelta(days=1)
             )
     return str(made.id)
+
+
+async def _prompts(admin: Caller, client_id: str) -> dict[str, str]:
+    """Two prompts of the client's own, one with two versions, two moves of a label and two experiments; ids of one."""
+    await writing.create(admin, client_id=client_id)
+    first = await writing.create(admin, client_id=client_id, name=f"of {client_id}")
+    second = await writing.version(admin, first.prompt_id)
+    await writing.move(admin, first, "staging")
+    await writing.move(admin, second, "staging", first)
+    for number in range(2):
+        experiment = await writing.start(admin, "staging", second, first)
+        if number == 0:
+            await writing.stop(admin, experiment)
+    return {
+        "prompt_id": first.prompt_id,
+        "prompt_version_id": first.prompt_version_id,
+        "prompt_experiment_id": experiment.prompt_experiment_id,
+    }
 
 
 async def _reports(world: World, project_id: str) -> str:

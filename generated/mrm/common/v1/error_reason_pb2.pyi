@@ -109,6 +109,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. The try of the job is no longer the present one, because its lease ended or it was reported on before: stop,
     and begin nothing further for it.
     """
+    ERROR_REASON_PROMPT_LABEL_MOVED: _ErrorReason.ValueType  # 100
+    """ABORTED. The label no longer points to where the caller believed it does: read it again and decide anew. Metadata:
+    `label`, `expected` and `current` (UUIDs of versions; empty for none) and `current_version` (its number; 0 for none).
+    """
+    ERROR_REASON_PROMPT_GATE: _ErrorReason.ValueType  # 101
+    """FAILED_PRECONDITION. A version may not be promoted, or not by this person. Metadata: `failed` names the conditions, of
+    `sample`, `control_sample`, `acceptance` and `approver`, separated by commas; of each of the first three there are
+    `<condition>_actual`, `<condition>_required` and `<condition>_missing`, by how much it fails.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -201,5 +210,14 @@ not be taken, so none was.
 ERROR_REASON_JOB_FENCED: ErrorReason.ValueType  # 70
 """ABORTED. The try of the job is no longer the present one, because its lease ended or it was reported on before: stop,
 and begin nothing further for it.
+"""
+ERROR_REASON_PROMPT_LABEL_MOVED: ErrorReason.ValueType  # 100
+"""ABORTED. The label no longer points to where the caller believed it does: read it again and decide anew. Metadata:
+`label`, `expected` and `current` (UUIDs of versions; empty for none) and `current_version` (its number; 0 for none).
+"""
+ERROR_REASON_PROMPT_GATE: ErrorReason.ValueType  # 101
+"""FAILED_PRECONDITION. A version may not be promoted, or not by this person. Metadata: `failed` names the conditions, of
+`sample`, `control_sample`, `acceptance` and `approver`, separated by commas; of each of the first three there are
+`<condition>_actual`, `<condition>_required` and `<condition>_missing`, by how much it fails.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

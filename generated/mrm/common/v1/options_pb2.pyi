@@ -97,6 +97,12 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """See and download reports."""
     PERMISSION_REPORTS_WRITE: _Permission.ValueType  # 36
     """Have reports made."""
+    PERMISSION_PROMPTS_READ: _Permission.ValueType  # 37
+    """See prompts, fill their texts, and see how experiments with them stand."""
+    PERMISSION_PROMPTS_WRITE: _Permission.ValueType  # 38
+    """Write prompts, move labels that are not protected, start and stop experiments under these."""
+    PERMISSION_PROMPTS_PROMOTE: _Permission.ValueType  # 39
+    """Decide what protected labels serve. Held by people only."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -173,6 +179,12 @@ PERMISSION_REPORTS_READ: Permission.ValueType  # 35
 """See and download reports."""
 PERMISSION_REPORTS_WRITE: Permission.ValueType  # 36
 """Have reports made."""
+PERMISSION_PROMPTS_READ: Permission.ValueType  # 37
+"""See prompts, fill their texts, and see how experiments with them stand."""
+PERMISSION_PROMPTS_WRITE: Permission.ValueType  # 38
+"""Write prompts, move labels that are not protected, start and stop experiments under these."""
+PERMISSION_PROMPTS_PROMOTE: Permission.ValueType  # 39
+"""Decide what protected labels serve. Held by people only."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:

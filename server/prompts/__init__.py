@@ -1,0 +1,1 @@
+"""Prompts, the labels under which they are served, and experiments between them."""
