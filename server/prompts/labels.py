@@ -4,7 +4,7 @@ from uuid import UUID
 
 from mrm.ai.v1 import prompt_service_pb2 as pb
 from server.prompts import convert
-from server.prompts.owning import check_active, check_may_decide, found_version, locked
+from server.prompts.owning import check_active, check_may_decide, found_version, locked, locked_of_version
 from server.rpc import rights
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import Aborted, FailedPrecondition, InvalidRequest, NotFound
@@ -33,13 +33,11 @@ class LabelRpcs:
 
     async def MovePromptLabel(self, request: pb.MovePromptLabelRequest, call: Mutation) -> pb.MovePromptLabelResponse:
         """Points a label to a version, or makes it."""
-        version = await found_version(call.tx, call, UUID(request.prompt_version_id))
-        prompt = await locked(call, version.lineage_id)
+        prompt, version = await locked_of_version(call, UUID(request.prompt_version_id))
         check_may_decide(call, request.label, self._protected)
-        version = await found_version(call.tx, call, version.id)
-        check_active(version)
         present = await prompts.label(call.tx, call.scope, prompt.id, request.label)
         check_present(request.label, present, optional_id(request.expected_prompt_version_id))
+        check_active(version)
         if present is not None and present.version_id == version.id:
             raise InvalidRequest.field("prompt_version_id", "SAME_VERSION", "is where the label points to already")
         await self._end_experiment(call, prompt, request.label, f"the label was moved: {request.reason}")

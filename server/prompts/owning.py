@@ -25,9 +25,22 @@ async def locked(call: Mutation, prompt_id: UUID) -> Prompt:
     row = await prompts.get_for_update(call.tx, call.scope, prompt_id)
     if row is None:
         raise NotFound.resource("prompt", str(prompt_id))
+    _check_owner(row, call)
+    return row
+
+
+async def locked_of_version(call: Mutation, version_id: UUID) -> tuple[Prompt, PromptVersion]:
+    """As `locked`, by a version of the prompt, which comes with it."""
+    row = await prompts.of_version_for_update(call.tx, call.scope, version_id)
+    if row is None:
+        raise NotFound.resource("prompt_version", str(version_id))
+    _check_owner(row, call)
+    return row, await found_version(call.tx, call, version_id)
+
+
+def _check_owner(row: Prompt, call: Call) -> None:
     if row.client_id is None and not may_write_for_agency(call.principal):
         raise rights.denied("PROMPTS_WRITE")
-    return row
 
 
 async def found_version(db: Executor, call: Call, version_id: UUID) -> PromptVersion:

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from mrm.ai.v1 import prompt_pb2
 from mrm.ai.v1 import prompt_service_pb2 as pb
 from server.prompts import convert, deciding, texts
-from server.prompts.owning import found_version, locked, may_write_for_agency
+from server.prompts.owning import found_version, locked, locked_of_version, may_write_for_agency
 from server.rpc import rights
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import AlreadyExists, FailedPrecondition, NotFound
@@ -191,9 +191,7 @@ class PromptService:
 
     async def _to_become(self, version_id: str, etag: str, status: str, call: Mutation) -> PromptVersion:
         """A version that is to have another status, its prompt held."""
-        version = await found_version(call.tx, call, UUID(version_id))
-        await locked(call, version.lineage_id)
-        version = await found_version(call.tx, call, version.id)
+        _, version = await locked_of_version(call, UUID(version_id))
         check_etag(etag, version.revision)
         if version.status == status:
             raise FailedPrecondition.transition("prompt_version", version.status, status)

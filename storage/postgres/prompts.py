@@ -171,6 +171,9 @@ added AS (
   SELECT $5, id, name, category, latest_version, $6, $7, $8, $9, $10 FROM numbered RETURNING *)
 SELECT {_VERSION_COLUMNS} FROM added v JOIN numbered l ON l.id = v.lineage_id"""
 
+# The prompt of a version.
+_OF_VERSION_FOR_UPDATE = f"SELECT {_COLUMNS} {_VERSIONS} WHERE v.id = $4 AND {VISIBLE} FOR UPDATE OF l"
+
 # One version.
 _GET_VERSION = f"SELECT {_VERSION_COLUMNS} {_VERSIONS} WHERE v.id = $4 AND {VISIBLE}"
 
@@ -266,6 +269,12 @@ async def get(db: Executor, scope: Scope, prompt_id: UUID) -> Prompt | None:
 async def get_for_update(tx: Transaction, scope: Scope, prompt_id: UUID) -> Prompt | None:
     """As `get`, and keeps everything of the prompt from changing until the transaction ends."""
     row = await tx.fetchrow(_GET_FOR_UPDATE, *scope.args, prompt_id)
+    return None if row is None else Prompt(*row)
+
+
+async def of_version_for_update(tx: Transaction, scope: Scope, version_id: UUID) -> Prompt | None:
+    """As `get_for_update`, for the prompt of a version."""
+    row = await tx.fetchrow(_OF_VERSION_FOR_UPDATE, *scope.args, version_id)
     return None if row is None else Prompt(*row)
 
 
