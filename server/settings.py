@@ -153,6 +153,32 @@ class PlatformsSettings(BaseModel):
     report_timeout: PositiveSeconds = Field(60.0, description="Longest wait for statistics")
 
 
+def _model_url(value: str) -> str:
+    """The key and a client's figures travel in these requests: encrypted, or not off this machine."""
+    url = urlsplit(value)
+    loopback = url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")
+    if value and (not url.hostname or not (url.scheme == "https" or loopback) or url.query or url.username):
+        raise ValueError("must be https://host/path")
+    return value
+
+
+class LanguageModelSettings(BaseModel):
+    """A language model that puts the findings of analytical notes into words. Without one the rules speak alone."""
+
+    url: Annotated[str, AfterValidator(_model_url)] = Field(
+        "", description="Address under which an OpenAI-compatible API has `/chat/completions`, such as https://host/v1"
+    )
+    key: SecretStr = Field(SecretStr(""), description="Its key; none is sent if empty")
+    model: str = Field("", max_length=100, description="Which of its models to ask")
+    timeout: PositiveSeconds = Field(60.0, description="Longest wait for an answer")
+
+    @model_validator(mode="after")
+    def _model_is_named(self) -> Self:
+        if self.url and not self.model:
+            raise ValueError("the model has to be named")
+        return self
+
+
 class IngestSettings(BaseModel):
     """Event ingest."""
 
@@ -379,6 +405,7 @@ class Settings(BaseSettings):
     clients: ClientsSettings = ClientsSettings()
     secrets: SecretsSettings = SecretsSettings()
     platforms: PlatformsSettings = PlatformsSettings()
+    language_model: LanguageModelSettings = LanguageModelSettings()
     ingest: IngestSettings = IngestSettings()
     metrics: MetricsSettings = MetricsSettings()
     query: QuerySettings = QuerySettings()

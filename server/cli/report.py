@@ -32,6 +32,7 @@ class About(StrEnum):
 
     PERFORMANCE = "performance"
     CHANNEL_COMPARISON = "channel_comparison"
+    ANALYTICAL_NOTES = "analytical_notes"
 
 
 class Language(StrEnum):

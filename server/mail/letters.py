@@ -146,6 +146,20 @@ class ServiceAlert(Letter):
     subject_line: str
 
 
+class ReportReady(Letter):
+    """A report can be downloaded by whoever asked for it."""
+
+    template = "report_ready"
+
+    client: str
+    project: str
+    type: Literal["performance", "channel_comparison", "analytical_notes"]
+    start_date: str
+    end_date: str
+    format: Literal["json", "pdf", "xlsx"]
+    report_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """An e-mail's texts."""

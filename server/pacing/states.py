@@ -67,7 +67,7 @@ async def look(
     clickhouse: ClickHouse,
     scope: Scope,
     projects: Sequence[BudgetProject],
-    at: datetime,
+    at: datetime | Instant,
     *,
     media_plan_id: UUID | None = None,
     campaign_id: UUID | None = None,
@@ -79,12 +79,12 @@ async def look(
         clickhouse: Knows the figures.
         scope: What the caller may touch; the projects lie within it.
         projects: Projects of one client, at least one.
-        at: Up to when figures are complete.
+        at: Up to when figures are complete, or count; an instant is one of the client's calendar.
         media_plan_id: Only this version of a plan and what lies within it.
         campaign_id: Only this campaign.
     """
     zone = ZoneInfo(projects[0].time_zone)
-    now = Instant.of(at, zone)
+    now = at if isinstance(at, Instant) else Instant.of(at, zone)
     ids = [project.id for project in projects]
     lineage_ids = None
     campaigns: list[BudgetCampaign] = []

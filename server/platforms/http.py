@@ -1,4 +1,4 @@
-"""The one way out to the platforms: bounded in time and size, to configured hosts only, and never elsewhere."""
+"""The one way out, to platforms and a language model: bounded in time and size, to configured hosts and no other."""
 
 from __future__ import annotations
 

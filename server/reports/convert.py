@@ -35,4 +35,8 @@ def report(row: Report) -> report_pb2.Report:
         creator_id=str(row.created_by or ""),
         create_time=timestamp(row.created_at),
         time_zone=row.time_zone,
+        prompt_name=row.prompt_name,
+        prompt_version=row.prompt_version,
+        model=row.model,
+        fallback=row.fallback,
     )

@@ -9,17 +9,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from google.protobuf.json_format import MessageToDict
-
 from server.jobs.handling import JobFailed, Stores
+from server.reports import explaining
+from server.reports.explaining import Key
+from server.reports.measures import metrics, summed
 from server.statistics.buckets import day_start
-from server.statistics.figures import to_message
 from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import precedence, series
 from storage.clickhouse.metrics import NO_FIGURES, Figures, Run, Selection
@@ -32,9 +31,6 @@ SCHEMA: Final = 1
 _DAY: Final = timedelta(days=1)
 _MOST_CAMPAIGNS: Final = 2_000
 _MOST_SUMS: Final = 1_000_000
-_INTEGERS: Final = ("impressions", "clicks", "cost_micros", "revenue_micros")
-
-_Key = tuple[str, UUID, str]
 
 
 async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | None]:
@@ -64,7 +60,7 @@ async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | 
     )
     if len(found) > _MOST_CAMPAIGNS or sum(map(len, found.values())) > _MOST_SUMS:
         raise JobFailed("the project has too many figures in these days for one report: shorten the period", final=True)
-    runs: dict[_Key, Run] = {}
+    runs: dict[Key, Run] = {}
     for combination, run in found.items():
         campaign_id, platform = combination.values
         assert isinstance(campaign_id, UUID)
@@ -73,6 +69,11 @@ async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | 
     names = await reports.campaign_names_internal(stores.database, list({key[1] for key in runs}))
     subject = await reports.subject_internal(stores.database, report.id)
     data = await asyncio.to_thread(_kept, report, subject, watermark, by_start, runs, names)
+    if report.type == "analytical_notes":
+        at = datetime.fromtimestamp(watermark / 1000, UTC) if watermark else datetime.now(UTC)
+        pacing = await explaining.pacing(stores, report, at)
+        over = at.astimezone(zone).date()
+        await asyncio.to_thread(explaining.explain, data, report, by_start, runs, over, pacing)
     return data, watermark or None
 
 
@@ -81,7 +82,7 @@ def _kept(
     subject: Subject,
     watermark: int,
     by_start: Mapping[int, date],
-    runs: Mapping[_Key, Run],
+    runs: Mapping[Key, Run],
     names: Mapping[UUID, str],
 ) -> dict[str, Any]:
     length = (report.end - report.start).days + 1
@@ -109,7 +110,7 @@ def _of_currency(
     currency: str,
     first: date,
     by_start: Mapping[int, date],
-    runs: Mapping[_Key, Run],
+    runs: Mapping[Key, Run],
     names: Mapping[UUID, str],
 ) -> dict[str, Any]:
     """Everything in one currency: in all, by platform, by campaign and by day."""
@@ -125,7 +126,7 @@ def _of_currency(
                 daily[day].append(figures)
         for sums, some in zip((now, before), parts, strict=True):
             if some:
-                sums[campaign_id, platform] = _sum(some)
+                sums[campaign_id, platform] = summed(some)
     platforms = sorted({platform for _, platform in (*now, *before)})
     campaigns = sorted(
         {*now, *before}, key=lambda each: (-now.get(each, NO_FIGURES).cost_micros, names.get(each[0], ""), str(each[0]))
@@ -158,7 +159,7 @@ def _of_currency(
             for key in campaigns
         ],
         "days": [
-            {"date": day.isoformat(), "metrics": metrics(_sum(daily[day]), currency) if day in daily else None}
+            {"date": day.isoformat(), "metrics": metrics(summed(daily[day]), currency) if day in daily else None}
             for day in by_start.values()
             if day >= first
         ],
@@ -167,32 +168,6 @@ def _of_currency(
 
 def _both(now: Iterable[Figures], before: Iterable[Figures], currency: str) -> dict[str, Any]:
     return {
-        name: metrics(_sum(some), currency) if some else None
+        name: metrics(summed(some), currency) if some else None
         for name, some in (("metrics", list(now)), ("previous_metrics", list(before)))
     }
-
-
-def _sum(parts: Iterable[Figures]) -> Figures:
-    return Figures(*map(sum, zip(*parts, strict=True)))
-
-
-def combined(parts: Iterable[Mapping[str, Any]], currency: str) -> dict[str, Any] | None:
-    """Kept figures of several days or campaigns as those of all; None for none at all."""
-    sums = [
-        Figures(
-            part["impressions"],
-            part["clicks"],
-            int(Decimal(part["conversions"]).scaleb(6)),
-            part["cost_micros"],
-            part["revenue_micros"],
-        )
-        for part in parts
-    ]
-    return metrics(_sum(sums), currency) if sums else None
-
-
-def metrics(figures: Figures, currency: str) -> dict[str, Any]:
-    """A Metrics message as it is kept: whole numbers as such, all others as exact decimals in text."""
-    message = to_message(figures, currency)
-    kept = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    return kept | {name: getattr(message, name) for name in _INTEGERS}

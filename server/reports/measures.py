@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
-from server.reports.gathering import combined
+from google.protobuf.json_format import MessageToDict
+
+from server.statistics.figures import to_message
+from storage.clickhouse.metrics import Figures
 
 Metrics = Mapping[str, Any] | None
 
 COUNTS: Final = ("impressions", "clicks", "conversions")
 AMOUNTS: Final = ("cost", "revenue", "cpc", "cpm", "cpa")
 PERCENTS: Final = ("ctr", "cr", "romi")
+_INTEGERS: Final = ("impressions", "clicks", "cost_micros", "revenue_micros")
 _MOST_DAYS: Final = 31
 _MOST_WEEKS: Final = 26 * 7
 
@@ -64,3 +68,30 @@ def _together(days: Sequence[tuple[date, Metrics]], currency: str, first: Any) -
     for _, group in groupby(days, lambda each: first(each[0])):
         some = list(group)
         yield Span(some[0][0], combined([metrics for _, metrics in some if metrics], currency))
+
+
+def summed(parts: Iterable[Figures]) -> Figures:
+    """Several figures as one."""
+    return Figures(*map(sum, zip(*parts, strict=True)))
+
+
+def combined(parts: Iterable[Mapping[str, Any]], currency: str) -> dict[str, Any] | None:
+    """Kept figures of several days or campaigns as those of all; None for none at all."""
+    sums = [
+        Figures(
+            part["impressions"],
+            part["clicks"],
+            int(Decimal(part["conversions"]).scaleb(6)),
+            part["cost_micros"],
+            part["revenue_micros"],
+        )
+        for part in parts
+    ]
+    return metrics(summed(sums), currency) if sums else None
+
+
+def metrics(figures: Figures, currency: str) -> dict[str, Any]:
+    """A Metrics message as it is kept: whole numbers as such, all others as exact decimals in text."""
+    message = to_message(figures, currency)
+    kept = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return kept | {name: getattr(message, name) for name in _INTEGERS}

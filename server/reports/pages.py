@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from server.reports.gathering import combined
-from server.reports.measures import AMOUNTS, COUNTS, Metrics, change, share, spans, value
+from server.reports.analysis import SUMS
+from server.reports.findings import grouped
+from server.reports.measures import AMOUNTS, COUNTS, PERCENTS, Metrics, change, combined, share, spans, value
 from server.reports.writing import Writer
 
 _TEMPLATE: Final = Path(__file__).with_name("report.typ")
@@ -24,7 +25,11 @@ _NEUTRAL: Final = frozenset({"cost"})
 _OVER_TIME: Final = ("impressions", "clicks", "ctr", "cost", "cpc", "conversions", "cpa", "revenue")
 _LINES: Final = ("impressions", "clicks", "ctr", "cost", "conversions", "cpa", "revenue", "romi")
 _MOST_CAMPAIGNS: Final = 60
+_MOST_MOVERS: Final = 8
+_MOST_BUDGETS: Final = 40
 _LONGEST_NAME: Final = 120
+_LONGEST_CAMPAIGN: Final = 80
+_LONGEST_LABEL: Final = 24
 # One at a time: a compilation takes some 50 MB.
 _TURN: Final = threading.Lock()
 
@@ -71,40 +76,212 @@ def view(data: Mapping[str, Any], language: str) -> dict[str, Any]:
         "page": text("page"),
         "of": text("of"),
         "against": text("against"),
-        "sections": [_section(writer, each, data["type"], len(data["currencies"]) > 1) for each in data["currencies"]],
+        "words": _words(writer, data),
+        "sections": [_section(writer, each, data, len(data["currencies"]) > 1) for each in data["currencies"]],
+        "method": {"title": text("method"), "text": text("method_text")} if "findings" in data else None,
     }
 
 
-def _section(writer: Writer, kept: Mapping[str, Any], kind: str, named: bool) -> dict[str, Any]:
-    currency = kept["currency_code"]
+def _words(writer: Writer, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A model's words, with whose they are; None if there are none."""
+    words = data.get("words")
+    if not words or not words["paragraphs"]:
+        return None
+    return {
+        "title": writer.text("in_short"),
+        "paragraphs": [each["text"] for each in words["paragraphs"]],
+        "note": writer.text("by_model").format(
+            model=words["model"], prompt=words["prompt_name"], version=words["prompt_version"]
+        ),
+    }
+
+
+def _section(writer: Writer, kept: Mapping[str, Any], data: Mapping[str, Any], named: bool) -> dict[str, Any]:
+    currency, kind = kept["currency_code"], data["type"]
     # Without figures there is nothing to draw, nor to list: one sentence says so.
     empty = kept["metrics"] is None
     section = {
         "heading": currency if named else "",
         "empty": writer.text("empty") if empty else "",
         "cards": [_card(writer, name, kept["metrics"], kept["previous_metrics"], currency) for name in _CARDS],
+        "groups": [],
         "charts": [],
         "tables": [],
     }
-    if not empty:
+    if kind == "analytical_notes":
+        section["groups"] = [
+            {
+                "title": writer.text("unusual_days" if group == "days" else group),
+                "items": [{"text": each["text"], "tone": each["tone"]} for each in some],
+            }
+            for group, some in grouped(data["findings"], currency).items()
+        ]
+        section |= dict(zip(("charts", "tables"), _notes(writer, kept), strict=True))
+    elif not empty:
         made = _comparison(writer, kept, currency) if kind == "channel_comparison" else _performance(writer, kept)
         section |= {"charts": made[0], "tables": made[1]}
     return section
+
+
+def _notes(writer: Writer, kept: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What findings rest on: who changed the sums, what ratios are made of, the days, budgets."""
+    currency, analysis, tables = kept["currency_code"], kept["analysis"], []
+    charts = []
+    compared = kept["metrics"] is not None and kept["previous_metrics"] is not None
+    if kept["metrics"] is not None:
+        charts.append(_over_time(writer, kept))
+        tables.append(_compared(writer, kept))
+    for by in ("platforms", "campaigns") if compared else ():
+        rows = analysis["contributions"][by]
+        label = _named_platform if by == "platforms" else _named_campaign
+        if by == "campaigns" or len(rows) > 1:
+            charts += [_movers(writer, name, by, rows, label, currency) for name in ("cost", "conversions")]
+            tables.append(_contributions(writer, by, rows, label, currency))
+    for each in analysis["ratios"]:
+        label = _named_platform if each["by"] == "platforms" else _named_campaign
+        tables.append(
+            {
+                "title": writer.text(f"ratio_{each['metric']}"),
+                "columns": [
+                    writer.text("platform" if each["by"] == "platforms" else "campaign"),
+                    *(writer.text(name) for name in ("own_ratio", "shift", "in_all")),
+                ],
+                "rows": [
+                    [label(writer, part), *(_signed(writer, part[name], 2) for name in ("rate", "mix", "change"))]
+                    for part in each["parts"][:_MOST_CAMPAIGNS]
+                ],
+                "total": [
+                    writer.text("total"), *(_signed(writer, each[name], 2) for name in ("rate", "mix", "change"))
+                ],
+            }
+        )  # fmt: skip
+    if kept["pacing"]:
+        tables.append(_budgets(writer, kept))
+    return [chart for chart in charts if chart["points"]], tables
+
+
+def _compared(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
+    rows = []
+    for each in kept["analysis"]["changes"]:
+        name = each["metric"]
+        found = [None if each[key] is None else Decimal(each[key]) for key in ("value", "previous_value", "change")]
+        digits = 2 if name not in COUNTS else _digits(name, [kept["metrics"], kept["previous_metrics"]])
+        percent = each["change_percent"]
+        unit = f", {writer.sign(kept['currency_code'])}" if name in AMOUNTS else ", %" if name in PERCENTS else ""
+        rows.append(
+            [
+                writer.text(name) + unit,
+                _written(writer, found[0], digits),
+                _written(writer, found[1], digits),
+                "–" if found[2] is None else _signed(writer, each["change"], digits),
+                "–" if percent is None else writer.change(Decimal(percent)),
+            ]
+        )
+    heads = ("metric", "value", "before", "difference", "change")
+    return {
+        "title": writer.text("changed"),
+        "columns": [writer.text(each) for each in heads],
+        "rows": rows,
+        "total": [],
+    }
+
+
+def _contributions(
+    writer: Writer, by: str, rows: Sequence[Mapping[str, Any]], label: Callable[..., str], currency: str
+) -> dict[str, Any]:
+    """By how much each part changed each sum; of campaigns those that did so the most, and the others together."""
+    shown = [row for row in rows if any(Decimal(row[name]) for name in SUMS)]
+    rest = shown[_MOST_CAMPAIGNS:]
+    units = {"cost": f", {writer.sign(currency)}", "revenue": f", {writer.sign(currency)}", "conversions": ""}
+    digits = {
+        name: 0 if name == "conversions" and all(Decimal(row[name]) % 1 == 0 for row in shown) else 2 for name in SUMS
+    }
+
+    def cells(some: Sequence[Mapping[str, Any]]) -> list[str]:
+        return [_signed(writer, str(sum(Decimal(row[name]) for row in some)), digits[name]) for name in SUMS]
+
+    return {
+        "title": writer.text(f"contributions_{by}"),
+        "columns": [
+            writer.text(by.removesuffix("s")), *(writer.text(f"{name}_change") + units[name] for name in SUMS)
+        ],
+        "rows": [[label(writer, row), *cells([row])] for row in shown[:_MOST_CAMPAIGNS]]
+        + ([[writer.text("others"), *cells(rest)]] if rest else []),
+        "total": [writer.text("total"), *cells(shown)],
+    }  # fmt: skip
+
+
+def _movers(
+    writer: Writer, name: str, by: str, rows: Sequence[Mapping[str, Any]], label: Callable[..., str], currency: str
+) -> dict[str, Any]:
+    """The parts that changed a sum the most, to both sides of nothing."""
+    moved = sorted((row for row in rows if Decimal(row[name])), key=lambda row: -abs(Decimal(row[name])))[:_MOST_MOVERS]
+    most = max((abs(Decimal(row[name])) for row in moved), default=Decimal(1))
+    unit = f", {writer.sign(currency)}" if name in AMOUNTS else ""
+    digits = 0 if most >= 1000 or all(Decimal(row[name]) % 1 == 0 for row in moved) else 2
+    return {
+        "kind": "movers",
+        "title": f"{writer.text(f'{name}_change')}{unit}: {writer.text(by).lower()}",
+        "points": [
+            {
+                "label": _short(label(writer, row), _LONGEST_LABEL),
+                "part": float(Decimal(row[name]) / most),
+                "text": _signed(writer, row[name], digits),
+            }
+            for row in moved
+        ],
+    }
+
+
+def _budgets(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        [
+            f"{writer.text(each['level'] + '_level')}: {_named_campaign(writer, each)}",
+            *(
+                "–" if each[name] is None else writer.number(Decimal(each[name]).scaleb(-6), 0)
+                for name in ("budget_micros", "spent_micros", "planned_micros")
+            ),
+            writer.percent(Decimal(each["spent_micros"]) / each["planned_micros"] * 100, 1)
+            if each["planned_micros"]
+            else "–",
+            writer.text(each["verdict"]),
+        ]
+        for each in kept["pacing"][:_MOST_BUDGETS]
+    ]
+    unit = f", {writer.sign(kept['currency_code'])}"
+    at = writer.day(date.fromisoformat(kept["pacing"][0]["date"]))
+    return {
+        "title": f"{writer.text('paced_at')} {at}",
+        "columns": [
+            writer.text("level"),
+            *(writer.text(name) + unit for name in ("budget", "spent", "planned")),
+            writer.text("pace"),
+            writer.text("verdict"),
+        ],
+        "rows": rows,
+        "total": [],
+    }
+
+
+def _named_platform(writer: Writer, row: Mapping[str, Any]) -> str:
+    return writer.text(row["platform"])
+
+
+def _named_campaign(writer: Writer, row: Mapping[str, Any]) -> str:
+    return _short(row["display_name"], _LONGEST_CAMPAIGN) or writer.text("unnamed")
+
+
+def _signed(writer: Writer, text: str, digits: int) -> str:
+    number = Decimal(text)
+    return ("+" if number > 0 else "") + writer.number(number, digits)
 
 
 def _performance(writer: Writer, kept: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     currency = kept["currency_code"]
     unit, some = spans(kept)
     named = {"day": writer.day, "week": writer.day, "month": writer.month}[unit]
-    short = {"day": writer.short_day, "week": writer.short_day, "month": writer.short_month}[unit]
-    costs = [value(span.metrics, "cost") or Decimal(0) for span in some]
     charts = [
-        {
-            "kind": "columns",
-            "title": f"{writer.text('cost_over_time')}, {writer.sign(currency)}",
-            "points": _points(writer, [short(span.first) for span in some], costs),
-            "top": writer.number(max(costs), 0 if max(costs) >= 10 else 2),
-        },
+        _over_time(writer, kept),
         _bars(writer, kept, "cost", "cost_by_platform"),
         _bars(writer, kept, "conversions", "conversions_by_platform"),
     ]
@@ -122,6 +299,19 @@ def _performance(writer: Writer, kept: Mapping[str, Any]) -> tuple[list[Any], li
         _table(writer, "campaigns", "campaign", _LINES, _campaigns(writer, kept), kept["metrics"], currency),
     ]
     return [chart for chart in charts if chart["points"]], tables
+
+
+def _over_time(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Cost by day, week or month."""
+    unit, some = spans(kept)
+    short = {"day": writer.short_day, "week": writer.short_day, "month": writer.short_month}[unit]
+    costs = [value(span.metrics, "cost") or Decimal(0) for span in some]
+    return {
+        "kind": "columns",
+        "title": f"{writer.text('cost_over_time')}, {writer.sign(kept['currency_code'])}",
+        "points": _points(writer, [short(span.first) for span in some], costs),
+        "top": writer.number(max(costs), 0 if max(costs) >= 10 else 2),
+    }
 
 
 def _comparison(writer: Writer, kept: Mapping[str, Any], currency: str) -> tuple[list[Any], list[Any]]:
@@ -168,7 +358,7 @@ def _changes(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
     """By how much the figures of each platform have changed."""
     names = ("cost", "clicks", "conversions", "cpa", "revenue", "romi")
     return {
-        "title": writer.text("change"),
+        "title": writer.text("changes"),
         "columns": [writer.text("platform"), *(writer.text(name) for name in names)],
         "rows": [
             [
@@ -182,8 +372,20 @@ def _changes(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(writer: Writer, now: Metrics, before: Metrics, name: str) -> str:
-    found = change(value(now, name), value(before, name)) if before else None
-    return "–" if found is None else writer.change(found)
+    grown = _growth(name, now, before)
+    return "–" if grown is None else _grown(writer, name, grown)
+
+
+def _growth(name: str, now: Metrics, before: Metrics) -> Decimal | None:
+    """By how much a figure has grown: a share by points, as percent of percent mislead, any other by percent."""
+    present, past = value(now, name), value(before, name) if before else None
+    if name not in PERCENTS:
+        return change(present, past)
+    return None if present is None or past is None else present - past
+
+
+def _grown(writer: Writer, name: str, grown: Decimal) -> str:
+    return ("+" if grown > 0 else "") + writer.points(grown) if name in PERCENTS else writer.change(grown)
 
 
 def _platforms(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,11 +395,7 @@ def _platforms(writer: Writer, kept: Mapping[str, Any]) -> dict[str, Any]:
 
 def _campaigns(writer: Writer, kept: Mapping[str, Any]) -> list[tuple[str, Metrics]]:
     """The campaigns by cost; what does not fit is one line."""
-    rows = [
-        (_short(each["display_name"]) or writer.text("unnamed"), each["metrics"])
-        for each in kept["campaigns"]
-        if each["metrics"]
-    ]
+    rows = [(_named_campaign(writer, each), each["metrics"]) for each in kept["campaigns"] if each["metrics"]]
     rest = combined([metrics for _, metrics in rows[_MOST_CAMPAIGNS:]], kept["currency_code"])
     return rows[:_MOST_CAMPAIGNS] + ([(writer.text("others"), rest)] if rest else [])
 
@@ -248,12 +446,12 @@ def _card(writer: Writer, name: str, now: Metrics, before: Metrics, currency: st
         text = writer.number(found, _digits(name, [now]))
     else:
         text = writer.percent(found)
-    grown = change(found, value(before, name)) if before else None
+    grown = _growth(name, now, before)
     better = None if not grown or name in _NEUTRAL else (grown > 0) != (name in _CHEAPER_IS_BETTER)
     return {
         "label": writer.text(name),
         "value": text,
-        "change": "" if grown is None else writer.change(grown),
+        "change": "" if grown is None else _grown(writer, name, grown),
         "tone": "neutral" if better is None else "good" if better else "bad",
     }
 
@@ -287,8 +485,9 @@ def _dates(writer: Writer, dates: Mapping[str, str]) -> str:
     return writer.days(date.fromisoformat(dates["start_date"]), date.fromisoformat(dates["end_date"]))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+def _short(name: str, longest: int = _LONGEST_NAME) -> str:
+    line = " ".join(name.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def _watermark(data: Mapping[str, Any]) -> datetime | None:

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import orjson
 
 from server.jobs.handling import JobContext, JobFailed, Stores
-from server.reports import convert, gathering, pages, sheets
+from server.reports import convert, findings, gathering, pages, sheets, telling, wording
 from server.reports.making import GenerateReport
+from server.reports.wording import Words
 from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry
 from storage.objects.store import client_prefix
@@ -57,6 +58,7 @@ async def handle(job: Job, context: JobContext) -> Mapping[str, Any]:
         record = recorder(append_to(tx), SYSTEM, cause=Cause("job", str(job.id), "report made"))
         before, after = convert.report(report), convert.report(ready)
         await record(AuditEntry("finish", "report", report.id, report.client_id, report.project_id, before, after))
+        await telling.tell_of_ready(tx, ready, data)
     return {"outcome": "ready", "size_bytes": len(file)}
 
 
@@ -66,8 +68,24 @@ async def _data(context: JobContext, report: Report) -> Mapping[str, Any]:
     if kept is not None:
         return kept
     data, watermark = await gathering.gather(context.stores, report)
+    words = Words()
+    if report.type == "analytical_notes":
+        data["findings"] = findings.found(data, report.language)
+        settings = context.stores.settings.language_model
+        words = await wording.worded(context.stores.platforms.http, settings, data["findings"], report.language)
+        data["words"] = words.kept()
     async with context.transaction("keep_report") as tx:
-        return await reports.keep_internal(tx, report.id, data, watermark)
+        return await reports.keep_internal(
+            tx,
+            report.id,
+            data,
+            watermark,
+            generated_by="ai" if words.paragraphs else "user",
+            prompt_name=words.prompt_name,
+            prompt_version=words.prompt_version,
+            model=words.model,
+            fallback=words.fallback,
+        )
 
 
 def _bucket(stores: Stores) -> str:

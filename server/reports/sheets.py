@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Final
 
+from server.reports.analysis import SUMS
 from server.reports.measures import AMOUNTS, COUNTS, PERCENTS, Metrics, change, share, value
 from server.reports.writing import Writer
 
@@ -70,10 +71,13 @@ class _Book:
         )
         self._title = book.add_format({"bold": True, "font_size": 14})
         self._strong = book.add_format({"bold": True, "top": 1})
+        self._wrapped = book.add_format({"text_wrap": True, "valign": "top"})
 
     def write(self) -> None:
         """Writes all sheets; those of several currencies have the currency in their names."""
         text = self._writer.text
+        if self._data["type"] == "analytical_notes":
+            self._notes()
         for kept in self._data["currencies"]:
             end = f" {kept['currency_code']}" if len(self._data["currencies"]) > 1 else ""
             self._summary(text("summary") + end, kept)
@@ -84,8 +88,103 @@ class _Book:
             self._platform_charts(platforms, text("platforms") + end, kept)
             if self._data["type"] == "performance":
                 self._performance(kept, end)
-            else:
+            elif self._data["type"] == "channel_comparison":
                 self._shares(text("shares") + end, kept)
+            else:
+                self._explained(kept, end)
+
+    def _notes(self) -> None:
+        """The findings, and a model's words before them."""
+        text = self._writer.text
+        sheet = self._book.add_worksheet(text("findings"))
+        for column, (head, wide) in enumerate((("about", 22), ("finding", 120))):
+            sheet.write(0, column, text(head), self._header)
+            sheet.set_column(column, column, wide, self._wrapped)
+        sheet.freeze_panes(1, 0)
+        words, several = self._data["words"], len(self._data["currencies"]) > 1
+        rows = [(text("in_short"), each["text"]) for each in words["paragraphs"]]
+        for each in self._data["findings"]:
+            about = text("unusual_days" if each["group"] == "days" else each["group"])
+            rows.append((f"{about} {each['currency_code']}" if several else about, each["text"]))
+        rows.append((text("method"), text("method_text")))
+        if words["paragraphs"]:
+            said = text("by_model").format(
+                model=words["model"], prompt=words["prompt_name"], version=words["prompt_version"]
+            )
+            rows.append((text("method"), said))
+        for number, (about, sentence) in enumerate(rows, 1):
+            sheet.write_string(number, 0, about, self._wrapped)
+            sheet.write_string(number, 1, sentence, self._wrapped)
+
+    def _explained(self, kept: Mapping[str, Any], end: str) -> None:
+        """What findings rest on, as numbers."""
+        text, currency = self._writer.text, kept["currency_code"]
+        contributions = kept["analysis"]["contributions"]
+        changes = [(f"{text(f'{name}_change')}{self._unit(name, currency)}", name) for name in SUMS]
+        for by, names in (("platforms", ("platform",)), ("campaigns", ("campaign", "platform"))):
+            self._plain(
+                f"{text('change').partition(',')[0]}, {text(by).lower()}{end}",
+                [(text(name), 60 if name == "campaign" else 22) for name in names]
+                + [(head, 20) for head, _ in changes],
+                [
+                    [
+                        *(
+                            (each["display_name"] or text("unnamed")) if name == "campaign" else text(each["platform"])
+                            for name in names
+                        ),
+                        *(Decimal(each[name]) for _, name in changes),
+                    ]
+                    for each in contributions[by]
+                ],
+            )
+        if kept["unusual"]["anomalies"]:
+            self._plain(
+                text("unusual_days") + end,
+                [(text(name), 14) for name in ("day", "metric", "value", "expected")],
+                [
+                    [
+                        date.fromisoformat(each["date"]),
+                        self._label(each["metric"], currency),
+                        Decimal(each["value"]),
+                        Decimal(each["expected"]),
+                    ]
+                    for each in kept["unusual"]["anomalies"]
+                ],
+            )
+        if kept["pacing"]:
+            money = ("budget_micros", "spent_micros", "planned_micros")
+            heads = [f"{text(name.removesuffix('_micros'))}, {currency}" for name in money]
+            self._plain(
+                text("pacing") + end,
+                [(text("level"), 14), (text("name"), 60), *((head, 20) for head in heads), (text("verdict"), 20)],
+                [
+                    [
+                        text(f"{each['level']}_level"),
+                        each["display_name"],
+                        *(None if each[name] is None else Decimal(each[name]).scaleb(-6) for name in money),
+                        text(each["verdict"]),
+                    ]
+                    for each in kept["pacing"]
+                ],
+            )
+
+    def _plain(self, name: str, heads: Sequence[tuple[str, int]], rows: Sequence[Sequence[Any]]) -> None:
+        """A sheet of words, days and amounts."""
+        sheet = self._book.add_worksheet(name)
+        for column, (head, wide) in enumerate(heads):
+            sheet.write(0, column, head, self._header)
+            sheet.set_column(column, column, wide)
+        sheet.freeze_panes(1, 1)
+        for row, cells in enumerate(rows, 1):
+            for column, cell in enumerate(cells):
+                if isinstance(cell, str):
+                    sheet.write_string(row, column, cell)
+                elif isinstance(cell, date):
+                    sheet.write_datetime(row, column, datetime.combine(cell, datetime.min.time()), self._formats["day"])
+                else:
+                    _number(sheet, row, column, cell, self._formats["cost"])
+        if rows:
+            sheet.autofilter(0, 0, len(rows), len(heads) - 1)
 
     def _performance(self, kept: Mapping[str, Any], end: str) -> None:
         text = self._writer.text
@@ -222,8 +321,10 @@ class _Book:
             sheet.insert_chart(count + 4, 1 + 6 * place, chart)
 
     def _label(self, name: str, currency: str) -> str:
-        unit = f", {currency}" if name in AMOUNTS else ", %" if name in PERCENTS else ""
-        return self._writer.text(name) + unit
+        return self._writer.text(name) + self._unit(name, currency)
+
+    def _unit(self, name: str, currency: str) -> str:
+        return f", {currency}" if name in AMOUNTS else ", %" if name in PERCENTS else ""
 
 
 def _number(sheet: Any, row: int, column: int, found: Decimal | None, style: Any) -> None:

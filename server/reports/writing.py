@@ -16,6 +16,7 @@ _SIGNS: Final = {"RUB": "₽", "USD": "$", "EUR": "€", "GBP": "£", "KZT": "�
 _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "performance": ("Отчёт об эффективности", "Performance report"),
     "channel_comparison": ("Сравнение каналов", "Channel comparison"),
+    "analytical_notes": ("Аналитическая записка", "Analytical notes"),
     "client": ("Клиент", "Client"),
     "project": ("Проект", "Project"),
     "period": ("Период", "Period"),
@@ -30,6 +31,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "metric": ("Показатель", "Metric"),
     "value": ("Значение", "Value"),
     "change": ("Изменение, %", "Change, %"),
+    "changes": ("Изменение к предыдущему периоду", "Change against the previous period"),
     "before": ("Ранее", "Before"),
     "impressions": ("Показы", "Impressions"),
     "clicks": ("Клики", "Clicks"),
@@ -66,6 +68,65 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "cost_share": ("Доля расхода, %", "Share of cost, %"),
     "revenue_share": ("Доля дохода, %", "Share of revenue, %"),
     "conversions_share": ("Доля конверсий, %", "Share of conversions, %"),
+    "changed": ("Что изменилось", "What changed"),
+    "reasons": ("Почему", "Why"),
+    "unusual_days": ("Необычные дни", "Unusual days"),
+    "pacing": ("Бюджеты", "Budgets"),
+    "in_short": ("Коротко", "In short"),
+    "difference": ("Разница", "Difference"),
+    "contributions_platforms": ("Вклад площадок в изменение", "What platforms contributed to the change"),
+    "contributions_campaigns": ("Вклад кампаний в изменение", "What campaigns contributed to the change"),
+    "cost_change": ("Изменение расхода", "Change of cost"),
+    "conversions_change": ("Изменение конверсий", "Change of conversions"),
+    "revenue_change": ("Изменение дохода", "Change of revenue"),
+    "ratio_cpa": ("Из чего сложилось изменение CPA", "What the change of CPA is made of"),
+    "ratio_roas": ("Из чего сложилось изменение ROAS", "What the change of ROAS is made of"),
+    "own_ratio": ("Свой показатель", "Own ratio"),
+    "shift": ("Доля в целом", "Share of the whole"),
+    "in_all": ("Всего", "In all"),
+    "expected": ("Обычно", "Usual"),
+    "finding": ("Вывод", "Finding"),
+    "findings": ("Выводы", "Findings"),
+    "about": ("О чём", "About"),
+    "level": ("Бюджет", "Budget of"),
+    "name": ("Название", "Name"),
+    "project_level": ("Проект", "Project"),
+    "media_plan_level": ("Медиаплан", "Media plan"),
+    "campaign_level": ("Кампания", "Campaign"),
+    "budget": ("Бюджет", "Budget"),
+    "spent": ("Израсходовано", "Spent"),
+    "planned": ("По плану", "Planned by now"),
+    "pace": ("К плану", "Of the plan"),
+    "verdict": ("Оценка", "Verdict"),
+    "on_plan": ("по плану", "as planned"),
+    "ahead": ("опережает план", "ahead of plan"),
+    "behind": ("отстаёт от плана", "behind plan"),
+    "over": ("превышен", "exceeded"),
+    "unplanned": ("без плана", "no plan"),
+    "paced_at": ("Бюджеты на конец дня", "Budgets as of the end of"),
+    "method": ("Как это получено", "How this was made"),
+    "method_text": (
+        "Выводы сделаны по правилам из данных отчёта. Изменение суммы раскладывается на объём и цену по средним"
+        " значениям двух периодов, изменение отношения – на собственные изменения частей и перераспределение между"
+        " ними; части складываются без остатка. День считается необычным, если показатель отличается от медианы"
+        " того же дня недели (в пределах четырёх недель до и после; всех дней, если таких меньше четырёх) больше"
+        " чем на 3,5 робастных стандартных отклонения (1,4826 медианы абсолютных отклонений) и не меньше чем на"
+        " пятую часть, а число кликов или конверсий – ещё и больше чем на три корня из ожидаемого. Незавершённые"
+        " дни не оцениваются.",
+        "Findings are made by rules from this report's figures. The change of a sum is split in volume and price"
+        " at the means of both periods, the change of a ratio in what its parts did themselves and shifts between"
+        " them; parts add up without a residual. A day is unusual if a figure is away from the median of the same"
+        " day of the week (within four weeks before and after; of all days if there are fewer than four) by more"
+        " than 3.5 robust standard deviations (1.4826 times the median absolute deviation) and by at least a fifth,"
+        " and a number of clicks or conversions also by more than three square roots of what was to be expected."
+        " Days that are not over are not judged.",
+    ),
+    "by_model": (
+        "Текст этого раздела написала языковая модель {model} (запрос {prompt}, версия {version}) по выводам ниже;"
+        " все числа в нём сверены с ними.",
+        "The words of this section are by the language model {model} (prompt {prompt}, version {version}), from the"
+        " findings below; all numbers in them were checked against these.",
+    ),
     "empty": ("За период нет данных.", "There are no figures in this period."),
     **PLATFORM_NAMES,
     "other": ("Другие источники", "Other sources"),
@@ -95,6 +156,9 @@ class Writer:
     def number(self, value: Decimal, digits: int = 0) -> str:
         """A number with its thousands apart."""
         rounded = value.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)
+        if not rounded:
+            # Next to nothing has no sign.
+            rounded = abs(rounded)
         text = f"{rounded:,f}"
         if self.language == "ru":
             text = text.replace(",", _NARROW).replace(".", ",")
@@ -115,6 +179,10 @@ class Writer:
     def percent(self, value: Decimal, digits: int = 2) -> str:
         """A share in percent."""
         return self.number(value, digits) + (f"{_NARROW}%" if self.language == "ru" else "%")
+
+    def points(self, value: Decimal) -> str:
+        """A difference of two shares in percent."""
+        return self.number(value, 2) + _NARROW + (f"п.{_NARROW}п." if self.language == "ru" else "pp")
 
     def change(self, value: Decimal) -> str:
         """A change in percent, with its sign."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from storage.postgres import visibility
@@ -21,6 +21,10 @@ class Report:
         status: ``queued``, ``running``, ``ready``, ``failed`` or ``cancelled``; what its job says until it is ready.
         watermark: Of its figures, in Unix milliseconds; None before they were taken, or if there was none.
         error: Why it failed; empty unless it did.
+        prompt_name: The prompt with which a model was asked for words; empty if none was.
+        prompt_version: Its version; 0 if no model was asked.
+        model: That model; empty if none was asked.
+        fallback: Why the report has no words of the model that was asked; empty if it has, or none was asked.
     """
 
     id: UUID
@@ -43,6 +47,10 @@ class Report:
     replaces_id: UUID | None
     created_by: UUID | None
     created_at: datetime
+    prompt_name: str
+    prompt_version: int
+    model: str
+    fallback: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,7 @@ _STATUS = """CASE WHEN r.status = 'ready' THEN 'ready' WHEN j.status = 'pending'
 _COLUMNS = f"""r.id, r.project_id, p.client_id, cl.settings->>'timezone', r.type, r.period_start, r.period_end,
   r.format, r.language, {_STATUS}, r.job_id, CASE WHEN {_STATUS} = 'failed' THEN COALESCE(j.error, '') ELSE '' END,
   r.statistics_version, r.generated_at, r.file_key, r.file_size, r.file_sha256, r.replaces_id, r.created_by,
-  r.created_at"""
+  r.created_at, r.prompt_name, r.prompt_version, r.model, r.fallback"""
 
 _FROM = """FROM reports r JOIN projects p ON p.id = r.project_id JOIN clients cl ON cl.id = p.client_id
 LEFT JOIN jobs j ON j.id = r.job_id"""
@@ -104,7 +112,10 @@ WHERE {_VISIBLE}
 ORDER BY r.id DESC LIMIT $5"""
 
 # Keeps the figures of a report, unless an earlier try did.
-_KEEP = "UPDATE reports SET data = $2, statistics_version = $3 WHERE id = $1 AND data IS NULL"
+_KEEP = """
+UPDATE reports SET data = $2, statistics_version = $3, generated_by = $4, prompt_name = $5, prompt_version = $6,
+  model = $7, fallback = $8
+WHERE id = $1 AND data IS NULL"""
 
 # The figures that were kept.
 _KEPT = "SELECT data FROM reports WHERE id = $1"
@@ -207,7 +218,16 @@ async def list_page(
 
 
 async def keep_internal(
-    tx: Transaction, report_id: UUID, data: Mapping[str, Any], watermark: int | None
+    tx: Transaction,
+    report_id: UUID,
+    data: Mapping[str, Any],
+    watermark: int | None,
+    *,
+    generated_by: Literal["user", "ai"] = "user",
+    prompt_name: str = "",
+    prompt_version: int = 0,
+    model: str = "",
+    fallback: str = "",
 ) -> dict[str, Any]:
     """Keeps figures for a report, and gives those that count: an earlier try's, if one kept some.
 
@@ -216,8 +236,13 @@ async def keep_internal(
         report_id: The report.
         data: The figures.
         watermark: Theirs, in Unix milliseconds.
+        generated_by: ``ai`` if words of a model are among them.
+        prompt_name: The prompt with which a model was asked for words.
+        prompt_version: Its version.
+        model: That model.
+        fallback: Why its words are not used.
     """
-    await tx.execute(_KEEP, report_id, data, watermark)
+    await tx.execute(_KEEP, report_id, data, watermark, generated_by, prompt_name, prompt_version, model, fallback)
     kept: dict[str, Any] = await tx.fetchval(_KEPT, report_id)
     return kept
 

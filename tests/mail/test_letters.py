@@ -50,6 +50,18 @@ LETTERS = {
         {"kind": kind, "reminder": True, "client": "Acme", "subject_line": "cost of 2026-03-01"}
         for kind in ("rollup_drift", "job_failed")
     ],
+    "report_ready": [
+        {
+            "client": "Acme",
+            "project": "Spring",
+            "type": kind,
+            "start_date": "2026-03-01",
+            "end_date": "2026-03-31",
+            "format": "pdf",
+            "report_id": "0198c0de-0000-7000-8000-000000000001",
+        }
+        for kind in ("performance", "channel_comparison", "analytical_notes")
+    ],
 }
 
 

@@ -26,21 +26,21 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mrm.common.v1 import time_pb2 as mrm_dot_common_dot_v1_dot_time__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmrm/planning/v1/report.proto\x12\x0fmrm.planning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18mrm/common/v1/time.proto\"\xfc\x05\n\x06Report\x12\x1b\n\treport_id\x18\x01 \x01(\tR\x08reportId\x12\x1d\n\nproject_id\x18\x02 \x01(\tR\tprojectId\x12\x1b\n\tclient_id\x18\x03 \x01(\tR\x08\x63lientId\x12/\n\x04type\x18\x04 \x01(\x0e\x32\x1b.mrm.planning.v1.ReportTypeR\x04type\x12.\n\x05\x64\x61tes\x18\x05 \x01(\x0b\x32\x18.mrm.common.v1.DateRangeR\x05\x64\x61tes\x12\x35\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x1d.mrm.planning.v1.ReportFormatR\x06\x66ormat\x12;\n\x08language\x18\x07 \x01(\x0e\x32\x1f.mrm.planning.v1.ReportLanguageR\x08language\x12\x35\n\x06status\x18\x08 \x01(\x0e\x32\x1d.mrm.planning.v1.ReportStatusR\x06status\x12\x15\n\x06job_id\x18\t \x01(\tR\x05jobId\x12\x14\n\x05\x65rror\x18\n \x01(\tR\x05\x65rror\x12\x41\n\x0ewatermark_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rwatermarkTime\x12?\n\rgenerate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cgenerateTime\x12\x1d\n\nsize_bytes\x18\r \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x0e \x01(\tR\x06sha256\x12,\n\x12previous_report_id\x18\x0f \x01(\tR\x10previousReportId\x12\x1d\n\ncreator_id\x18\x10 \x01(\tR\tcreatorId\x12;\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1b\n\ttime_zone\x18\x12 \x01(\tR\x08timeZone*j\n\nReportType\x12\x1b\n\x17REPORT_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17REPORT_TYPE_PERFORMANCE\x10\x01\x12\"\n\x1eREPORT_TYPE_CHANNEL_COMPARISON\x10\x02*t\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x01\x12\x15\n\x11REPORT_FORMAT_PDF\x10\x02\x12\x16\n\x12REPORT_FORMAT_XLSX\x10\x03*a\n\x0eReportLanguage\x12\x1f\n\x1bREPORT_LANGUAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_LANGUAGE_RU\x10\x01\x12\x16\n\x12REPORT_LANGUAGE_EN\x10\x02*\xb2\x01\n\x0cReportStatus\x12\x1d\n\x19REPORT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14REPORT_STATUS_QUEUED\x10\x01\x12\x19\n\x15REPORT_STATUS_RUNNING\x10\x02\x12\x17\n\x13REPORT_STATUS_READY\x10\x03\x12\x18\n\x14REPORT_STATUS_FAILED\x10\x04\x12\x1b\n\x17REPORT_STATUS_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmrm/planning/v1/report.proto\x12\x0fmrm.planning.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18mrm/common/v1/time.proto\"\xf6\x06\n\x06Report\x12\x1b\n\treport_id\x18\x01 \x01(\tR\x08reportId\x12\x1d\n\nproject_id\x18\x02 \x01(\tR\tprojectId\x12\x1b\n\tclient_id\x18\x03 \x01(\tR\x08\x63lientId\x12/\n\x04type\x18\x04 \x01(\x0e\x32\x1b.mrm.planning.v1.ReportTypeR\x04type\x12.\n\x05\x64\x61tes\x18\x05 \x01(\x0b\x32\x18.mrm.common.v1.DateRangeR\x05\x64\x61tes\x12\x35\n\x06\x66ormat\x18\x06 \x01(\x0e\x32\x1d.mrm.planning.v1.ReportFormatR\x06\x66ormat\x12;\n\x08language\x18\x07 \x01(\x0e\x32\x1f.mrm.planning.v1.ReportLanguageR\x08language\x12\x35\n\x06status\x18\x08 \x01(\x0e\x32\x1d.mrm.planning.v1.ReportStatusR\x06status\x12\x15\n\x06job_id\x18\t \x01(\tR\x05jobId\x12\x14\n\x05\x65rror\x18\n \x01(\tR\x05\x65rror\x12\x41\n\x0ewatermark_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rwatermarkTime\x12?\n\rgenerate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cgenerateTime\x12\x1d\n\nsize_bytes\x18\r \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x0e \x01(\tR\x06sha256\x12,\n\x12previous_report_id\x18\x0f \x01(\tR\x10previousReportId\x12\x1d\n\ncreator_id\x18\x10 \x01(\tR\tcreatorId\x12;\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1b\n\ttime_zone\x18\x12 \x01(\tR\x08timeZone\x12\x1f\n\x0bprompt_name\x18\x13 \x01(\tR\npromptName\x12%\n\x0eprompt_version\x18\x14 \x01(\x05R\rpromptVersion\x12\x14\n\x05model\x18\x15 \x01(\tR\x05model\x12\x1a\n\x08\x66\x61llback\x18\x16 \x01(\tR\x08\x66\x61llback*\x8c\x01\n\nReportType\x12\x1b\n\x17REPORT_TYPE_UNSPECIFIED\x10\x00\x12\x1b\n\x17REPORT_TYPE_PERFORMANCE\x10\x01\x12\"\n\x1eREPORT_TYPE_CHANNEL_COMPARISON\x10\x02\x12 \n\x1cREPORT_TYPE_ANALYTICAL_NOTES\x10\x03*t\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x01\x12\x15\n\x11REPORT_FORMAT_PDF\x10\x02\x12\x16\n\x12REPORT_FORMAT_XLSX\x10\x03*a\n\x0eReportLanguage\x12\x1f\n\x1bREPORT_LANGUAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_LANGUAGE_RU\x10\x01\x12\x16\n\x12REPORT_LANGUAGE_EN\x10\x02*\xb2\x01\n\x0cReportStatus\x12\x1d\n\x19REPORT_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14REPORT_STATUS_QUEUED\x10\x01\x12\x19\n\x15REPORT_STATUS_RUNNING\x10\x02\x12\x17\n\x13REPORT_STATUS_READY\x10\x03\x12\x18\n\x14REPORT_STATUS_FAILED\x10\x04\x12\x1b\n\x17REPORT_STATUS_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrm.planning.v1.report_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPORTTYPE']._serialized_start=875
-  _globals['_REPORTTYPE']._serialized_end=981
-  _globals['_REPORTFORMAT']._serialized_start=983
-  _globals['_REPORTFORMAT']._serialized_end=1099
-  _globals['_REPORTLANGUAGE']._serialized_start=1101
-  _globals['_REPORTLANGUAGE']._serialized_end=1198
-  _globals['_REPORTSTATUS']._serialized_start=1201
-  _globals['_REPORTSTATUS']._serialized_end=1379
+  _globals['_REPORTTYPE']._serialized_start=998
+  _globals['_REPORTTYPE']._serialized_end=1138
+  _globals['_REPORTFORMAT']._serialized_start=1140
+  _globals['_REPORTFORMAT']._serialized_end=1256
+  _globals['_REPORTLANGUAGE']._serialized_start=1258
+  _globals['_REPORTLANGUAGE']._serialized_end=1355
+  _globals['_REPORTSTATUS']._serialized_start=1358
+  _globals['_REPORTSTATUS']._serialized_end=1536
   _globals['_REPORT']._serialized_start=109
-  _globals['_REPORT']._serialized_end=873
+  _globals['_REPORT']._serialized_end=995
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,10 @@ class _ReportTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportType
     """What was reached: in all, by day or month, by platform and by campaign, against the days before."""
     REPORT_TYPE_CHANNEL_COMPARISON: _ReportType.ValueType  # 2
     """Platforms side by side: their shares of money and results, and what a result costs on each."""
+    REPORT_TYPE_ANALYTICAL_NOTES: _ReportType.ValueType  # 3
+    """What changed against the days before and why: the contribution of each platform and campaign, effects of volume, price and
+    mix, unusual days, and budgets against their plan. Found by rules; a language model may add words, and no figures.
+    """
 
 class ReportType(_ReportType, metaclass=_ReportTypeEnumTypeWrapper):
     """ReportType is what a report is about."""
@@ -41,6 +45,10 @@ REPORT_TYPE_PERFORMANCE: ReportType.ValueType  # 1
 """What was reached: in all, by day or month, by platform and by campaign, against the days before."""
 REPORT_TYPE_CHANNEL_COMPARISON: ReportType.ValueType  # 2
 """Platforms side by side: their shares of money and results, and what a result costs on each."""
+REPORT_TYPE_ANALYTICAL_NOTES: ReportType.ValueType  # 3
+"""What changed against the days before and why: the contribution of each platform and campaign, effects of volume, price and
+mix, unusual days, and budgets against their plan. Found by rules; a language model may add words, and no figures.
+"""
 Global___ReportType: _TypeAlias = ReportType  # noqa: Y015
 
 class _ReportFormat:
@@ -157,6 +165,10 @@ class Report(_message.Message):
     CREATOR_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    PROMPT_NAME_FIELD_NUMBER: _builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
     report_id: _builtins.str
     """UUID of the report."""
     project_id: _builtins.str
@@ -185,6 +197,18 @@ class Report(_message.Message):
     """UUID of the person who asked for it; empty if a program did."""
     time_zone: _builtins.str
     """IANA name of the client's time zone, whose days count."""
+    prompt_name: _builtins.str
+    """Name of the prompt with which a language model was asked to put the findings of analytical notes into words; empty if none
+    was asked, as the server has none configured or the report is none of these.
+    """
+    prompt_version: _builtins.int
+    """Version of that prompt; 0 if no model was asked."""
+    model: _builtins.str
+    """That model, as its server calls it; empty if none was asked."""
+    fallback: _builtins.str
+    """Why the report has none of the model's words, so that its rules speak alone: it did not answer, or said something that the
+    findings do not. Empty if it has, or no model was asked.
+    """
     @_builtins.property
     def dates(self) -> _time_pb2.DateRange:
         """Its days, in `time_zone`."""
@@ -222,10 +246,14 @@ class Report(_message.Message):
         creator_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         time_zone: _builtins.str = ...,
+        prompt_name: _builtins.str = ...,
+        prompt_version: _builtins.int = ...,
+        model: _builtins.str = ...,
+        fallback: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dates", b"dates", "generate_time", b"generate_time", "watermark_time", b"watermark_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "creator_id", b"creator_id", "dates", b"dates", "error", b"error", "format", b"format", "generate_time", b"generate_time", "job_id", b"job_id", "language", b"language", "previous_report_id", b"previous_report_id", "project_id", b"project_id", "report_id", b"report_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "status", b"status", "time_zone", b"time_zone", "type", b"type", "watermark_time", b"watermark_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "creator_id", b"creator_id", "dates", b"dates", "error", b"error", "fallback", b"fallback", "format", b"format", "generate_time", b"generate_time", "job_id", b"job_id", "language", b"language", "model", b"model", "previous_report_id", b"previous_report_id", "project_id", b"project_id", "prompt_name", b"prompt_name", "prompt_version", b"prompt_version", "report_id", b"report_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "status", b"status", "time_zone", b"time_zone", "type", b"type", "watermark_time", b"watermark_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
