@@ -1,9 +1,9 @@
 """Days unlike the others, by a robust rule, and days without any figures.
 
-A day is held against the days up to four weeks before and after it: against the median of the same day of the week if
-there are at least four of those, else of all. The spread is the median absolute deviation (MAD) from these medians,
-times 1.4826, which for normal errors estimates a standard deviation (Hampel's identifier); where it is zero, the mean
-absolute deviation times 1.2533 takes its place (Iglewicz and Hoaglin, 1993). A day is unlike the others if it is
+A day is held against the median of the same days of the week up to four weeks before and after it, of which there must
+be three. The spread is the median absolute deviation (MAD) of all days around there from such medians of theirs, times
+1.4826, which for normal errors estimates a standard deviation (Hampel's identifier); where it is zero, the mean of
+these deviations times 1.2533 takes its place (Iglewicz and Hoaglin, 1993). A day is unlike the others if it is
 
 - more than 3.5 such deviations away, the limit that Iglewicz and Hoaglin advise,
 - and at least a fifth of what was to be expected, so that nobody is told of what matters to nobody,
@@ -26,11 +26,11 @@ from uuid import UUID
 
 from storage.clickhouse.metrics import Figures
 
-_REACH: Final = timedelta(days=28)
+REACH: Final = timedelta(days=28)
+"""How far around a day are the days that it is held against."""
 _LIMIT: Final = Decimal("3.5")
 _TESTED: Final = ("cost", "clicks", "conversions")
-_LEAST: Final = 7
-_SAME_WEEKDAYS: Final = 4
+_LEAST: Final = 3
 _MICROS: Final = 10**6
 _MOST: Final = 12
 
@@ -47,17 +47,20 @@ def looked_at(days: Days, campaigns: Mapping[tuple[UUID, str], Days], first: dat
         over: All days before this one are over.
     """
     known = sorted(day for day in days if day < over)
-    found = []
+    found, tested = [], 0
     values = {metric: {day: _micros(days[day], metric) for day in known} for metric in _TESTED}
     for place in range(bisect_left(known, first), len(known)):
         day = known[place]
-        ends = bisect_left(known, day - _REACH), bisect_right(known, day + _REACH)
+        ends = bisect_left(known, day - REACH), bisect_right(known, day + REACH)
         near = known[ends[0] : place] + known[place + 1 : ends[1]]
-        if len(near) >= _LEAST:
+        weekdays = [[each for each in near if each.weekday() == weekday] for weekday in range(7)]
+        if len(weekdays[day.weekday()]) >= _LEAST:
+            tested += 1
+            alike = [some for some in weekdays if len(some) >= _LEAST]
             for metric in _TESTED:
-                told = _tested(values[metric], day, near, metric != "cost")
+                told = _tested(values[metric], day, alike, metric != "cost")
                 if told is not None:
-                    found.append((abs(told[1]), day, metric, *told, near))
+                    found.append((abs(told[1]), day, metric, *told, weekdays[day.weekday()]))
     found.sort(key=lambda each: (-each[0], each[1], each[2]))
     anomalies = [
         {
@@ -66,28 +69,33 @@ def looked_at(days: Days, campaigns: Mapping[tuple[UUID, str], Days], first: dat
             "value": _text(_micros(days[day], metric)),
             "expected": _text(expected),
             "deviations": _text(deviations, 1),
-            **_mover(campaigns, metric, day, near, upwards=deviations > 0),
+            **_mover(campaigns, metric, day, alike, upwards=deviations > 0),
         }
-        for _, day, metric, expected, deviations, near in sorted(found[:_MOST], key=lambda each: each[1:3])
+        for _, day, metric, expected, deviations, alike in sorted(found[:_MOST], key=lambda each: each[1:3])
     ]
     return {
-        "tested_days": sum(day >= first for day in known),
+        "tested_days": tested,
         "anomalies": anomalies,
         "more_anomalies": max(0, len(found) - _MOST),
         "gaps": _gaps(known, first),
     }
 
 
-def _tested(values: Mapping[date, int], day: date, near: Sequence[date], counted: bool) -> tuple[int, int] | None:
-    """What was to be expected of a day and how many deviations away it is, in millionths; None if it is like others."""
-    middle = _median([values[each] for each in near])
-    by_weekday = {}
-    for weekday in range(7):
-        same = [values[each] for each in near if each.weekday() == weekday]
-        by_weekday[weekday] = _median(same) if len(same) >= _SAME_WEEKDAYS else middle
-    expected = by_weekday[day.weekday()]
+def _tested(
+    values: Mapping[date, int], day: date, weekdays: Sequence[Sequence[date]], counted: bool
+) -> tuple[int, int] | None:
+    """What was to be expected of a day and how many deviations away it is, in millionths; None if it is like others.
+
+    Args:
+        values: The figure of each day.
+        day: The day.
+        weekdays: The days that it is held against, apart by day of the week.
+        counted: Whether the figure is a count, which chance alone moves.
+    """
+    medians = {some[0].weekday(): _median([values[each] for each in some]) for some in weekdays}
+    expected = medians[day.weekday()]
     away = values[day] - expected
-    distances = [abs(values[each] - by_weekday[each.weekday()]) for each in near]
+    distances = [abs(values[each] - medians[each.weekday()]) for some in weekdays for each in some]
     spread = Decimal("1.4826") * _median(distances) or Decimal("1.2533") * sum(distances) / len(distances)
     if abs(away) * 5 < expected or not away or (spread and abs(away) <= _LIMIT * spread):
         return None
@@ -99,12 +107,12 @@ def _tested(values: Mapping[date, int], day: date, near: Sequence[date], counted
 
 
 def _mover(
-    campaigns: Mapping[tuple[UUID, str], Days], metric: str, day: date, near: Sequence[date], *, upwards: bool
+    campaigns: Mapping[tuple[UUID, str], Days], metric: str, day: date, alike: Sequence[date], *, upwards: bool
 ) -> dict[str, str]:
     """The campaign that moved a day the most, in the direction in which it went."""
 
     def away(days: Days) -> int:
-        usual = _median([_micros(days[each], metric) if each in days else 0 for each in near])
+        usual = _median([_micros(days[each], metric) if each in days else 0 for each in alike])
         here = _micros(days[day], metric) if day in days else 0
         return here - usual if upwards else usual - here
 

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from server.jobs.handling import JobFailed, Stores
 from server.reports import explaining
+from server.reports.days import REACH
 from server.reports.explaining import Key
 from server.reports.measures import metrics, summed
 from server.statistics.buckets import day_start
@@ -42,7 +43,9 @@ async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | 
     zone = ZoneInfo(report.time_zone)
     length = (report.end - report.start).days + 1
     first = report.start - _DAY * length
-    days = [first + _DAY * n for n in range(2 * length)]
+    # Unusual days want to be held against some weeks.
+    earliest = min(first, report.start - REACH) if report.type == "analytical_notes" else first
+    days = [earliest + _DAY * n for n in range((report.end - earliest).days + 1)]
     starts = [day_start(day, zone) for day in [*days, report.end + _DAY]]
     # A zone that crossed the date line has a day without any instant.
     by_start = {start: day for day, (start, after) in zip(days, pairwise(starts), strict=True) if after > start}
@@ -65,7 +68,8 @@ async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | 
         campaign_id, platform = combination.values
         assert isinstance(campaign_id, UUID)
         assert isinstance(platform, str)
-        runs[combination.currency, campaign_id, platform] = run
+        if any(by_start[start] >= first for start in run):
+            runs[combination.currency, campaign_id, platform] = run
     names = await reports.campaign_names_internal(stores.database, list({key[1] for key in runs}))
     subject = await reports.subject_internal(stores.database, report.id)
     data = await asyncio.to_thread(_kept, report, subject, watermark, by_start, runs, names)
@@ -86,6 +90,7 @@ def _kept(
     names: Mapping[UUID, str],
 ) -> dict[str, Any]:
     length = (report.end - report.start).days + 1
+    previous = report.start - _DAY * length
     currencies = sorted({key[0] for key in runs}, key=lambda each: (each != subject.project_currency, each))
     return {
         "schema": SCHEMA,
@@ -94,13 +99,15 @@ def _kept(
         "project": {"project_id": str(report.project_id), "display_name": subject.project_name},
         "dates": {"start_date": report.start.isoformat(), "end_date": report.end.isoformat()},
         "previous_dates": {
-            "start_date": (report.start - _DAY * length).isoformat(),
+            "start_date": previous.isoformat(),
             "end_date": (report.start - _DAY).isoformat(),
         },
         "time_zone": report.time_zone,
         "watermark_time": datetime.fromtimestamp(watermark / 1000, UTC).isoformat() if watermark else None,
         "currencies": [
-            _of_currency(each, report.start, by_start, {key: run for key, run in runs.items() if key[0] == each}, names)
+            _of_currency(
+                each, report.start, previous, by_start, {key: run for key, run in runs.items() if key[0] == each}, names
+            )
             for each in currencies or [subject.project_currency]
         ],
     }
@@ -109,6 +116,7 @@ def _kept(
 def _of_currency(
     currency: str,
     first: date,
+    previous: date,
     by_start: Mapping[int, date],
     runs: Mapping[Key, Run],
     names: Mapping[UUID, str],
@@ -121,7 +129,8 @@ def _of_currency(
         parts: tuple[list[Figures], list[Figures]] = ([], [])
         for start, figures in run.items():
             day = by_start[start]
-            parts[day < first].append(figures)
+            if day >= previous:
+                parts[day < first].append(figures)
             if day >= first:
                 daily[day].append(figures)
         for sums, some in zip((now, before), parts, strict=True):

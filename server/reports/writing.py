@@ -108,18 +108,18 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "method_text": (
         "Выводы сделаны по правилам из данных отчёта. Изменение суммы раскладывается на объём и цену по средним"
         " значениям двух периодов, изменение отношения – на собственные изменения частей и перераспределение между"
-        " ними; части складываются без остатка. День считается необычным, если показатель отличается от медианы"
-        " того же дня недели (в пределах четырёх недель до и после; всех дней, если таких меньше четырёх) больше"
-        " чем на 3,5 робастных стандартных отклонения (1,4826 медианы абсолютных отклонений) и не меньше чем на"
-        " пятую часть, а число кликов или конверсий – ещё и больше чем на три корня из ожидаемого. Незавершённые"
-        " дни не оцениваются.",
+        " ними; части складываются без остатка. День считается необычным, если показатель отличается от медианы тех"
+        " же дней недели (в пределах четырёх недель до и после, не меньше трёх таких дней) больше чем на 3,5"
+        " робастных стандартных отклонения (1,4826 медианы абсолютных отклонений) и не меньше чем на пятую часть, а"
+        " число кликов или конверсий – ещё и больше чем на три корня из ожидаемого. Незавершённые дни не"
+        " оцениваются.",
         "Findings are made by rules from this report's figures. The change of a sum is split in volume and price"
         " at the means of both periods, the change of a ratio in what its parts did themselves and shifts between"
         " them; parts add up without a residual. A day is unusual if a figure is away from the median of the same"
-        " day of the week (within four weeks before and after; of all days if there are fewer than four) by more"
-        " than 3.5 robust standard deviations (1.4826 times the median absolute deviation) and by at least a fifth,"
-        " and a number of clicks or conversions also by more than three square roots of what was to be expected."
-        " Days that are not over are not judged.",
+        " days of the week (within four weeks before and after, at least three of them) by more than 3.5 robust"
+        " standard deviations (1.4826 times the median absolute deviation) and by at least a fifth, and a number of"
+        " clicks or conversions also by more than three square roots of what was to be expected. Days that are not"
+        " over are not judged.",
     ),
     "by_model": (
         "Текст этого раздела написала языковая модель {model} (запрос {prompt}, версия {version}) по выводам ниже;"
