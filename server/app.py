@@ -109,7 +109,7 @@ from server.statistics.rollup_service import RollupService
 from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
-from server.stores import StartError, check_schemas, key_ring, object_storage, runners
+from server.stores import StartError, check_schemas, key_ring, object_storage, runners, vectors
 from server.sync.sync_service import SyncService
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import set_durability
@@ -257,9 +257,15 @@ class Application:
         probes = {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping}
         if objects is not None:
             probes["objects"] = objects.ping
+        milvus = vectors(settings.milvus)
+        if milvus is not None:
+            self._stack.push_async_callback(milvus.close)
+            probes["milvus"] = milvus.ping
         self._health = HealthMonitor(
             probes,
             {service.full_name: _needs(service.name) for service in SERVICES},
+            # Search answers UNAVAILABLE without it, and nobody should be sent elsewhere for the rest.
+            spared=frozenset({"milvus"}),
         )
 
         server = self._server = grpc.aio.server(

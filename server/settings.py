@@ -82,6 +82,55 @@ class ObjectsSettings(BaseModel):
     )
 
 
+def _milvus_dsn(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(
+        r"https?://(?:[^@/\s]+@)?[^@/\s:]+(?::\d+)?(?:/\w*)?", value.get_secret_value()
+    ):
+        raise ValueError("must be http://[user:password@]host:port[/database]")
+    return value
+
+
+class MilvusSettings(BaseModel):
+    """Milvus: vectors for search by meaning."""
+
+    dsn: Annotated[SecretStr | None, AfterValidator(_milvus_dsn)] = Field(
+        None, description="http(s)://user:password@host:port/database; without it nothing is searched by meaning"
+    )
+
+
+def _endpoint(value: str | None) -> str | None:
+    """The key and what clients wrote travel in these requests: encrypted, or not off this machine."""
+    if value is not None:
+        url = urlsplit(value)
+        loopback = url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")
+        if not url.hostname or not (url.scheme == "https" or loopback) or url.query or url.username:
+            raise ValueError("must be https://host/path")
+    return value
+
+
+class EmbeddingSettings(BaseModel):
+    """What makes vectors of texts: a model that comes with the service, or one behind an OpenAI-compatible endpoint."""
+
+    endpoint: Annotated[str | None, AfterValidator(_endpoint)] = Field(
+        None, description="Address that ends before /embeddings, for example https://host/v1; the own model if unset"
+    )
+    api_key: SecretStr = Field(SecretStr(""), description="Key for the endpoint")
+    model: str = Field(
+        "text-embedding-ada-002", pattern=r"^[\w.:/-]{1,100}$", description="Model to ask the endpoint for"
+    )
+    dimension: int = Field(1536, ge=2, le=32768, description="Numbers in a vector of that model")
+    batch: int = Field(64, ge=1, le=2048, description="Most texts in one request to the endpoint")
+    requests_per_minute: int = Field(300, ge=1, le=1_000_000, description="Most requests a minute to the endpoint")
+    attempts: int = Field(5, ge=1, le=20, description="Tries of a request that the endpoint refuses for now")
+    timeout: PositiveSeconds = Field(20.0, description="Longest wait for one answer of the endpoint")
+    retired_for: timedelta = Field(
+        timedelta(minutes=10),
+        ge=timedelta(0),
+        le=timedelta(days=30),
+        description="How long vectors of the model before are kept after a change of models",
+    )
+
+
 class AuthSettings(BaseModel):
     """Sessions and call limits."""
 
@@ -401,6 +450,8 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     redis: RedisSettings = RedisSettings()
     objects: ObjectsSettings = ObjectsSettings()
+    milvus: MilvusSettings = MilvusSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
     auth: AuthSettings = AuthSettings()
     clients: ClientsSettings = ClientsSettings()
     secrets: SecretsSettings = SecretsSettings()

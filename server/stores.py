@@ -6,11 +6,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from server.jobs.handling import Stores
 from server.platforms.registry import Platforms
 from server.sealing import KeyRing, KeyRingError
-from server.settings import ObjectsSettings, SecretsSettings, Settings
+from server.search.embedder import Embedders
+from server.settings import MilvusSettings, ObjectsSettings, SecretsSettings, Settings
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
 from storage.clickhouse.target import ClickHouseTarget
 from storage.migrations import Runner, load
+from storage.milvus.connect import Milvus
 from storage.objects.store import Objects, S3Access
 from storage.postgres.database import Database
 from storage.postgres.migrating import migration_lock, postgres_runner
@@ -66,6 +68,11 @@ def object_storage(settings: ObjectsSettings) -> Objects | None:
         raise StartError(f"MRM_OBJECTS__URL: {error if isinstance(error, ValueError) else error.strerror}") from None
 
 
+def vectors(settings: MilvusSettings) -> Milvus | None:
+    """Milvus, if the service has one. It connects when it is first asked."""
+    return None if settings.dsn is None else Milvus(settings.dsn.get_secret_value())
+
+
 def key_ring(settings: SecretsSettings) -> KeyRing:
     """The keys that seal credentials.
 
@@ -108,4 +115,8 @@ async def opened(settings: Settings, application_name: str) -> AsyncIterator[Sto
         stack.push_async_callback(signals.close)
         platforms = Platforms.open(settings.platforms)
         stack.push_async_callback(platforms.close)
-        yield Stores(database, clickhouse, objects, keyring, signals, settings, platforms)
+        milvus, embedders = vectors(settings.milvus), Embedders(settings.embedding)
+        if milvus is not None:
+            stack.push_async_callback(milvus.close)
+        stack.push_async_callback(embedders.close)
+        yield Stores(database, clickhouse, objects, keyring, signals, settings, platforms, milvus, embedders)

@@ -111,6 +111,7 @@ def settings_for(connections: Connections) -> Settings:
     settings.postgres.dsn = SecretStr(connections.postgres_dsn)
     settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
     settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
+    settings.milvus.dsn = SecretStr(connections.milvus_dsn)
     settings.logging.level = "ERROR"
     settings.grpc.drain_delay = 0.0
     settings.secrets.keyring = SecretStr(KEYRING)
@@ -291,7 +292,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     """The running service."""
     logs.configure("ERROR")
     async with AsyncExitStack() as stack:
-        engines = EmbeddedEngines(tmp_path_factory.mktemp("world") / "data")
+        # Milvus takes longer to start than all others, and few tests need it: these begin it themselves.
+        engines = EmbeddedEngines(tmp_path_factory.mktemp("world") / "data", behind=False)
         stack.push_async_callback(engines.stop)
         connections = await engines.start()
         settings = settings_for(connections)

@@ -14,15 +14,15 @@ from server.rpc.paging import Pager
 from server.rpc.tokens import InvalidToken, TokenCodec
 from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, optional_id, required_id, time_zone
-from storage.postgres import clients, outbox, user_id_salts, users
+from storage.postgres import clients, embeddings, outbox, user_id_salts, users
 from storage.postgres.clients import Client
 from storage.postgres.database import Database
 
 WRITABLE: Final = frozenset({"display_name", "industry", "website", "settings"})
 
-PURGE_TOPICS: Final = ("client_erasure", "client_purged")
-"""Outbox topics of purged clients, with the client's id for a key. The relay deletes the measurements by the first; the
-second is for whoever erases what vectors, files, media plans and reports hold."""
+PURGE_TOPICS: Final = ("client_erasure", embeddings.ERASURE_TOPIC, "client_purged")
+"""Outbox topics of purged clients, with the client's id for a key. The relay deletes the measurements by the first, a
+job the vectors by the second; the third is for whoever erases what files, media plans and reports hold."""
 
 _ORDERS: Final[dict[int, clients.Order]] = {
     pb.CLIENT_ORDER_UNSPECIFIED: "oldest",

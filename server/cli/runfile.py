@@ -14,6 +14,9 @@ import typer
 if TYPE_CHECKING:
     from server.settings import Settings
 
+if TYPE_CHECKING:
+    from server.embedded import Connections
+
 DEFAULT_DATA_DIR = Path(".mrm")
 
 DataDir = Annotated[
@@ -35,6 +38,7 @@ class RunFile:
     postgres_dsn: str
     redis_dsn: str
     clickhouse_dsn: str
+    milvus_dsn: str
 
     def write(self, data_dir: Path) -> None:
         """Puts it into the data directory, at once or not at all."""
@@ -72,11 +76,11 @@ def load_settings(data_dir: Path) -> Settings:
 
     settings = Settings()
     if "MRM_POSTGRES__DSN" not in os.environ and (found := read(data_dir)) is not None:
-        point_at(settings, data_dir, found.postgres_dsn, found.redis_dsn, found.clickhouse_dsn)
+        point_at(settings, data_dir, found)
     return settings
 
 
-def point_at(settings: Settings, data_dir: Path, postgres_dsn: str, redis_dsn: str, clickhouse_dsn: str) -> None:
+def point_at(settings: Settings, data_dir: Path, engines: Connections | RunFile) -> None:
     """Makes the settings name these engines, and beside their data the object storage and key ring, if none is set."""
     from pydantic import SecretStr
 
@@ -84,9 +88,10 @@ def point_at(settings: Settings, data_dir: Path, postgres_dsn: str, redis_dsn: s
         settings.objects.url = (data_dir / "objects").resolve().as_uri()
     if settings.secrets.keyring is None and settings.secrets.keyring_file is None:
         settings.secrets.keyring_file = data_dir / "keyring"
-    settings.postgres.dsn = SecretStr(postgres_dsn)
-    settings.redis.durable_dsn = SecretStr(redis_dsn)
-    settings.clickhouse.dsn = SecretStr(clickhouse_dsn)
+    settings.postgres.dsn = SecretStr(engines.postgres_dsn)
+    settings.redis.durable_dsn = SecretStr(engines.redis_dsn)
+    settings.clickhouse.dsn = SecretStr(engines.clickhouse_dsn)
+    settings.milvus.dsn = SecretStr(engines.milvus_dsn)
 
 
 def _path(data_dir: Path) -> Path:

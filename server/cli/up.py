@@ -105,9 +105,7 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
     try:
         async with step("PostgreSQL, Redis and ClickHouse started"):
             connections = await engines.start()
-        runfile.point_at(
-            settings, data_dir, connections.postgres_dsn, connections.redis_dsn, connections.clickhouse_dsn
-        )
+        runfile.point_at(settings, data_dir, connections)
         if settings.secrets.keyring_file == data_dir / "keyring" and not settings.secrets.keyring_file.exists():
             prepend(settings.secrets.keyring_file, new_entry("first"))
         async with step("schemas up to date"):

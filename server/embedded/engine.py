@@ -23,6 +23,8 @@ class Engine(ABC):
     """Name of the sub-directory, the log and the pid file."""
     connection_field: ClassVar[str]
     """The field of `Connections` that carries this engine's DSN."""
+    awaited: ClassVar[bool] = True
+    """Whether nothing works before it answers; the others are started behind those that are awaited."""
     stop_signal: ClassVar[int] = signal.SIGTERM
     stop_grace_seconds: ClassVar[float] = 15.0
     start_timeout_seconds: ClassVar[float] = 60.0

@@ -14,11 +14,12 @@ from server.embedded.clickhouse import ClickHouseEngine
 from server.embedded.directory import DataDirectory, port_is_free
 from server.embedded.engine import Engine
 from server.embedded.errors import EngineError
+from server.embedded.milvus import MilvusEngine
 from server.embedded.postgres import PostgresEngine
 from server.embedded.process import Child, child_environment, describe_exit, launcher_command, reap_orphan
 from server.embedded.valkey import ValkeyEngine
 
-ENGINES: tuple[type[Engine], ...] = (PostgresEngine, ValkeyEngine, ClickHouseEngine)
+ENGINES: tuple[type[Engine], ...] = (PostgresEngine, ValkeyEngine, ClickHouseEngine, MilvusEngine)
 """Every engine, in the order they are listed and the reverse of the order they are stopped."""
 
 _FIRST_DELAY_SECONDS = 0.1
@@ -37,6 +38,7 @@ class Connections:
     postgres_dsn: str
     redis_dsn: str
     clickhouse_dsn: str
+    milvus_dsn: str
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_masked(value)!r}" for name, value in vars(self).items())
@@ -53,24 +55,26 @@ class EngineStatus(NamedTuple):
 
 
 class EmbeddedEngines:
-    """Runs PostgreSQL, Valkey and ClickHouse as child processes in one data directory.
+    """Runs PostgreSQL, Valkey, ClickHouse and Milvus as child processes in one data directory.
 
     Everything listens on loopback only. Data, passwords and ports survive in the directory; a crashed engine is
     started again on its port, with growing delays, until `stop`. Use it from one event loop.
 
     Args:
         data_dir: The directory; created when missing, used by one supervisor at a time.
+        behind: Whether engines that are not awaited start too, once the others answer; `begin` starts one otherwise.
         log: Called with an event name and fields (`engine=`, `reason=` ...) when an engine starts, crashes or stops;
             by default the standard `logging` package.
     """
 
-    def __init__(self, data_dir: Path, *, log: Callable[..., Any] | None = None) -> None:
+    def __init__(self, data_dir: Path, *, behind: bool = True, log: Callable[..., Any] | None = None) -> None:
         self._directory = DataDirectory(data_dir)
+        self._behind = behind
         self._log = log or _log_standard
         self._running: list[_Supervised] = []
 
     async def start(self) -> Connections:
-        """Starts all engines and returns once every one of them answers.
+        """Starts the engines and returns once all that are awaited answer.
 
         Raises:
             EngineError: One of them cannot start; the others have been stopped again.
@@ -80,11 +84,26 @@ class EmbeddedEngines:
         try:
             await _in_thread(self._open)
             self._running = [_Supervised(engine(self._directory), self._log) for engine in ENGINES]
-            await _all(supervised.start() for supervised in self._running)
+            await _all(supervised.start() for supervised in self._running if supervised.engine.awaited)
+            for supervised in self._running:
+                if self._behind and not supervised.engine.awaited:
+                    await _in_thread(supervised.engine.prepare)
+                    supervised.start_behind()
         except BaseException:
             await asyncio.shield(self.stop())
             raise
         return Connections(**{s.engine.connection_field: s.engine.dsn() for s in self._running})
+
+    async def begin(self, name: str) -> None:
+        """Returns once an engine that is not awaited answers; starts it if nobody has.
+
+        Raises:
+            EngineError: It cannot start.
+        """
+        supervised = next(s for s in self._running if s.engine.name == name)
+        if supervised.state == "stopped":
+            await supervised.start()
+        await supervised.answers.wait()
 
     async def stop(self) -> None:
         """Stops the engines in reverse order and gives the directory up; safe to call at any time, and twice."""
@@ -98,7 +117,7 @@ class EmbeddedEngines:
             self._directory.close()
 
     def pid(self, name: str) -> int | None:
-        """Process id of a running engine (`postgres`, `valkey`, `clickhouse`), None while it is down."""
+        """Process id of a running engine (`postgres`, `valkey`, `clickhouse`, `milvus`), None while it is down."""
         return next((s.pid for s in self._running if s.engine.name == name), None)
 
     def status(self) -> list[EngineStatus]:
@@ -121,6 +140,7 @@ class _Supervised:
         self.engine = engine
         self.restarts = 0
         self.state = "stopped"
+        self.answers = asyncio.Event()
         self._log = log
         self._child: Child | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -144,6 +164,15 @@ class _Supervised:
                     raise
                 self.engine.port = self.engine.directory.port(self.engine.name)
         self._keeper = asyncio.create_task(self._keep(child), name=f"keep-{self.engine.name}")
+
+    def start_behind(self) -> None:
+        """Starts the prepared engine without anybody waiting for it; tried again until it runs."""
+        self.state = "starting"
+        self._keeper = asyncio.create_task(self._begin(), name=f"keep-{self.engine.name}")
+
+    async def _begin(self) -> None:
+        child, failures = await self._restart(1)
+        await self._keep(child, failures)
 
     async def stop(self) -> None:
         if self._keeper is not None:
@@ -175,6 +204,7 @@ class _Supervised:
             await asyncio.shield(child.stop(engine.stop_signal, _FAILED_START_GRACE_SECONDS))
             raise
         self.state = "running"
+        self.answers.set()
         self._log("engine_started", engine=engine.name, pid=child.pid, port=engine.port)
         return child
 
@@ -190,9 +220,8 @@ class _Supervised:
             raise EngineError(f"{name} did not answer within {limit:.0f} s: see {log_file}") from None
         raise EngineError(f"{name} did not start, {describe_exit(child.exit_code)}: see {log_file}")
 
-    async def _keep(self, child: Child) -> None:
+    async def _keep(self, child: Child, failures: int = 0) -> None:
         """Waits for a crash and starts the engine again, for as long as it takes."""
-        failures = 0
         while True:
             since = time.monotonic()
             code = await child.wait()

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 
 from server.platforms.registry import Platforms
 from server.sealing import KeyRing
+from server.search.embedder import Embedders
 from server.settings import Settings
 from storage.clickhouse.connect import ClickHouse
+from storage.milvus.connect import Milvus
 from storage.objects.store import Objects
 from storage.postgres import jobs
 from storage.postgres.database import Database, Transaction
@@ -26,6 +28,8 @@ class Stores:
         objects: None when the service keeps no files.
         keyring: Opens the credentials of platforms; may be empty.
         platforms: The only way out; shared, because limits of accounts are counted there.
+        milvus: None when nothing is searched by meaning.
+        embedders: What makes vectors of texts.
     """
 
     database: Database
@@ -35,6 +39,8 @@ class Stores:
     signals: Signals
     settings: Settings
     platforms: Platforms
+    milvus: Milvus | None
+    embedders: Embedders
 
 
 class JobFailed(Exception):

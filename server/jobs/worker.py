@@ -22,13 +22,15 @@ from server.pacing.check_job import CheckBudgets
 from server.reports import making as report_making
 from server.reports import report_job
 from server.rpc import logs
+from server.search import embed_job
+from server.search.embed_job import EmbedItems
 from server.statistics import rollup_job
 from server.statistics.rollup_job import RollupDaily
 from server.sync import entities_job, statistics_job
 from server.sync.making import SyncJob
 from storage.errors import StoreError
-from storage.postgres import jobs
-from storage.postgres.database import Transaction
+from storage.postgres import embeddings, jobs
+from storage.postgres.database import Executor, Transaction
 from storage.postgres.jobs import Job
 from storage.redis.queues import JobConsumer, JobQueues
 
@@ -44,6 +46,7 @@ HANDLERS: Mapping[str, Handler] = {
     report_making.TYPE: report_job.handle,
     entities_job.TYPE: entities_job.handle,
     statistics_job.TYPE: statistics_job.handle,
+    embed_job.TYPE: embed_job.handle,
 }
 """What this code can do, by the type of job."""
 
@@ -62,6 +65,7 @@ class Schedule:
         type: What to do.
         queue: Whose workers are to do it.
         payload: What its handler needs to know.
+        when: Whether there is anything to do; without it there always is.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Schedule:
     type: str
     queue: str
     payload: Mapping[str, object]
+    when: Callable[[Executor], Awaitable[bool]] | None = None
 
 
 SCHEDULES: Sequence[Schedule] = (
@@ -95,6 +100,14 @@ SCHEDULES: Sequence[Schedule] = (
     ),
     Schedule(
         "ended_days", timedelta(minutes=5), rollup_job.TYPE, rollup_job.QUEUE, RollupDaily().model_dump(mode="json")
+    ),
+    Schedule(
+        "changed_texts",
+        timedelta(seconds=2),
+        embed_job.TYPE,
+        embed_job.QUEUE,
+        EmbedItems().model_dump(),
+        embeddings.waiting_internal,
     ),
 )
 """What is done by the clock."""
@@ -317,7 +330,8 @@ async def _end(tasks: Collection[asyncio.Future[Any]]) -> None:
 
 
 async def _make(tx: Transaction, schedule: Schedule) -> None:
-    if await jobs.move_schedule_internal(tx, schedule.name, schedule.every):
+    moved = await jobs.move_schedule_internal(tx, schedule.name, schedule.every)
+    if moved and (schedule.when is None or await schedule.when(tx)):
         await jobs.enqueue_internal(
             tx,
             type=schedule.type,

@@ -26,12 +26,15 @@ class HealthMonitor:
     Args:
         probes: Store name to a coroutine that raises if the store does not answer.
         needs: Full service name to the stores without which it cannot serve.
+        spared: Stores without which the server as a whole still serves.
     """
 
-    def __init__(self, probes: Mapping[str, Probe], needs: Mapping[str, frozenset[str]]) -> None:
+    def __init__(
+        self, probes: Mapping[str, Probe], needs: Mapping[str, frozenset[str]], spared: frozenset[str] = frozenset()
+    ) -> None:
         self.servicer = HealthServicer()
         self._probes = probes
-        self._needs = {**needs, "": frozenset(probes), PROCESS: frozenset()}
+        self._needs = {**needs, "": frozenset(probes) - spared, PROCESS: frozenset()}
         self._down: frozenset[str] | None = None
         self._log = logs.get("health")
 
