@@ -94,9 +94,6 @@ def main() -> None:
     parser.add_argument("--port", required=True, type=int, help="port on 127.0.0.1")
     options = parser.parse_args()
     password = os.environ.pop(PASSWORD_VARIABLE)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     _without_client()
     from milvus_lite.db import MilvusLite
     from pymilvus.grpc_gen import milvus_pb2_grpc
@@ -121,6 +118,10 @@ def main() -> None:
     milvus_pb2_grpc.add_MilvusServiceServicer_to_server(_servicer(database), engine)
     engine.add_insecure_port(f"127.0.0.1:{options.port}")
     engine.start()
+    # Only now: until here a signal ends the process at once, as nothing has been written.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     stop.wait()
     engine.stop(_GRACE_SECONDS).wait()
     database.close()

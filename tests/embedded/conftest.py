@@ -36,6 +36,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
     path = tmp_path_factory.mktemp("embedded") / "data"
     engines = EmbeddedEngines(path)
     connections = await engines.start()
+    await engines.begin("milvus")
     yield Running(engines, connections, path)
     await engines.stop()
 

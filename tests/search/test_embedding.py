@@ -61,7 +61,9 @@ async def test_only_what_changed_is_embedded_again(world: World, searching: Stor
     assert [str(hit.id) for hit in await find(searching, KIND, "теплицы", client_id=owner, where=[rich])] == [
         project.project_id
     ]
-    assert (await change("brief.objective", brief=brief(objective="Банковские вклады для пенсионеров")))["embedded"] == 1
+    assert (await change("brief.objective", brief=brief(objective="Банковские вклады для пенсионеров")))[
+        "embedded"
+    ] == 1
     [hit] = await find(searching, KIND, "bank deposits", client_id=owner)
     assert hit.score > 0.3
 
