@@ -28,6 +28,7 @@ NAMES = (
     "watch",
     "fanout",
     "jobs_throughput",
+    "feedback_stream",
     "growth",
     "steps",
 )

@@ -26,7 +26,7 @@ from mrm.accounts.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
-from mrm.ai.v1 import prompt_experiment_service_pb2, prompt_service_pb2
+from mrm.ai.v1 import feedback_service_pb2, prompt_experiment_service_pb2, prompt_service_pb2
 from mrm.campaigns.v1 import (
     budget_service_pb2,
     campaign_import_service_pb2,
@@ -62,6 +62,8 @@ from server.campaigns.campaign_service import CampaignService
 from server.campaigns.import_service import CampaignImportService
 from server.campaigns.links import LinkRpcs
 from server.campaigns.mutations import MutationRpcs
+from server.feedback.feedback_service import FeedbackService
+from server.feedback.statistics import StatisticsRpcs as FeedbackStatisticsRpcs
 from server.forecasting.forecast_service import ForecastRpcs
 from server.forecasting.performance import PerformanceRpcs
 from server.operations.alert_service import AlertService
@@ -150,6 +152,7 @@ SERVICES = (
     report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
     prompt_service_pb2.DESCRIPTOR.services_by_name["PromptService"],
     prompt_experiment_service_pb2.DESCRIPTOR.services_by_name["PromptExperimentService"],
+    feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -293,6 +296,7 @@ class Application:
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
+            "FeedbackService": [FeedbackService(database, pager), FeedbackStatisticsRpcs(database)],
             "ForecastService": [ForecastRpcs(database, clickhouse), PerformanceRpcs(database, clickhouse)],
             "IntegrationService": [
                 IntegrationService(database, pager, keyring, platforms, settings.alerts, feed.announce)

@@ -30,7 +30,7 @@ from mrm.accounts.v1 import (
     session_service_pb2_grpc,
     user_service_pb2_grpc,
 )
-from mrm.ai.v1 import prompt_experiment_service_pb2_grpc, prompt_service_pb2_grpc
+from mrm.ai.v1 import feedback_service_pb2_grpc, prompt_experiment_service_pb2_grpc, prompt_service_pb2_grpc
 from mrm.campaigns.v1 import (
     budget_service_pb2_grpc,
     campaign_import_service_pb2_grpc,
@@ -156,6 +156,7 @@ class Caller:
     reports: report_service_pb2_grpc.ReportServiceAsyncStub = field(init=False)
     prompts: prompt_service_pb2_grpc.PromptServiceAsyncStub = field(init=False)
     experiments: prompt_experiment_service_pb2_grpc.PromptExperimentServiceAsyncStub = field(init=False)
+    feedback: feedback_service_pb2_grpc.FeedbackServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -186,6 +187,7 @@ class Caller:
         self.reports = report_service_pb2_grpc.ReportServiceStub(channel)
         self.prompts = prompt_service_pb2_grpc.PromptServiceStub(channel)
         self.experiments = prompt_experiment_service_pb2_grpc.PromptExperimentServiceStub(channel)
+        self.feedback = feedback_service_pb2_grpc.FeedbackServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

@@ -37,6 +37,7 @@ ACCOUNTS = (("mutation",), {"mutation.idempotent"})
 PLANNING = (("plan_update",), {"plan.update"})
 EXECUTION = (("jobs_throughput",), {"jobs.throughput"})
 CAMPAIGNS = (("mutate_1000",), {"campaigns.mutate_1000"})
+FEEDBACK = (("feedback_stream",), {"feedback.stream"})
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -69,6 +70,7 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
         pytest.param(*PLANNING, marks=pytest.mark.bar_d, id="planning"),
         pytest.param(*EXECUTION, marks=pytest.mark.bar_e, id="execution"),
         pytest.param(*CAMPAIGNS, marks=pytest.mark.bar_e, id="campaigns"),
+        pytest.param(*FEEDBACK, marks=pytest.mark.bar_g, id="feedback"),
     ],
 )
 async def test_every_figure_is_measured(tmp_path: Path, benchmarks: tuple[str, ...], figures: set[str]) -> None:

@@ -15,6 +15,7 @@ _READ = frozenset(
         "ALERTS_READ",
         "REPORTS_READ",
         "PROMPTS_READ",
+        "FEEDBACK_READ",
         "JOBS_READ",
         "JOBS_CONTROL",
     }
@@ -48,10 +49,11 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "CAMPAIGNS_WRITE",
         "ALERTS_WRITE",
         "REPORTS_WRITE",
+        "FEEDBACK_WRITE",
         "CAMPAIGNS_IMPORT",
         "CAMPAIGNS_SYNC",
     },
-    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE"},
+    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE", "FEEDBACK_WRITE"},
     "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE", "PROMPTS_WRITE"},
     "account_manager": _READ
     | {
@@ -64,6 +66,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "ALERTS_WRITE",
         "CAMPAIGNS_SYNC",
         "REPORTS_WRITE",
+        "FEEDBACK_WRITE",
     },
     "specialist": _READ
     | {
@@ -73,6 +76,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "CAMPAIGNS_IMPORT",
         "CAMPAIGNS_SYNC",
         "ALERTS_WRITE",
+        "FEEDBACK_WRITE",
     },
 }
 
@@ -89,12 +93,14 @@ TEAM_LETTERS: dict[str, str] = {
     "CHANGES_READ": "RACI",
     "ALERTS_READ": "RACI",
     "REPORTS_READ": "RACI",
+    "FEEDBACK_READ": "RACI",
     "MEDIA_PLANS_COMMENT": "RAC",
     "PROJECTS_WRITE": "RA",
     "MEDIA_PLANS_WRITE": "RA",
     "CAMPAIGNS_WRITE": "RA",
     "ALERTS_WRITE": "RA",
     "REPORTS_WRITE": "RA",
+    "FEEDBACK_WRITE": "RA",
     "CAMPAIGNS_IMPORT": "RA",
     "MEDIA_PLANS_APPROVE": "A",
     "PROJECTS_TRANSFER": "A",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -29,7 +30,8 @@ class Together(Generic[Item, Answer]):
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_all())
+            # A context of its own: the statement has not the deadline of the call that happens to begin it.
+            self._asking = asyncio.create_task(self._ask_all(), context=Context())
         return await answer
 
     async def _ask_all(self) -> None:

@@ -8,13 +8,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 from uuid import UUID
 
+from server.intervals import wilson
 from storage.postgres.experiments import Counts
-
-# Of the standard normal distribution: 2.5 % lie above it.
-_Z: Final = 1.959963984540054
 
 Condition = Literal["sample", "control_sample", "acceptance"]
 
@@ -69,13 +67,7 @@ def acceptance(counts: Counts) -> Share | None:
     n = counts.total
     if not n:
         return None
-    p = counts.accepted / n
-    middle, spread = p + _Z**2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-    scale = 1 + _Z**2 / n
-    # At its ends the formula is exact, the arithmetic is not.
-    low = 0.0 if not counts.accepted else (middle - spread) / scale
-    high = 1.0 if counts.accepted == n else (middle + spread) / scale
-    return Share(p, low, high)
+    return Share(counts.accepted / n, *wilson(counts.accepted, n))
 
 
 def difference(counts: Counts, control: Counts) -> Share | None:

@@ -20,6 +20,7 @@ from storage.postgres import (
     campaigns,
     clients,
     experiments,
+    feedback,
     jobs,
     media_plans,
     project_team,
@@ -45,6 +46,7 @@ _READERS: Mapping[str, Callable[[Executor, Scope, UUID], Awaitable[object | None
     "prompt": prompts.get,
     "prompt_version": prompts.get_version,
     "prompt_experiment": experiments.get,
+    "feedback": feedback.get,
 }
 
 

@@ -207,15 +207,19 @@ _TYPES = {
     "feedback_text": "text",
     "acted_at": "timestamptz",
 }
-_NEW = ", ".join(_TYPES)
+COLUMNS = tuple(_TYPES)
+"""The columns of `NewFeedback`, in its order."""
+
+_NEW = ", ".join(COLUMNS)
 _ARRAYS = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(_TYPES.values(), 1))
 _GIVEN = ", ".join("COALESCE(n.acted_at, now())" if name == "acted_at" else f"n.{name}" for name in _TYPES)
 
-# Adds feedback whose keys are new, of clients that are not archived. Many rows share few clients.
+# Adds feedback whose keys are new, of clients that are not archived. Many rows share few clients: without the offset,
+# the function that looks at a client would be called for each row.
 _ADD = f"""
 WITH n AS MATERIALIZED (SELECT * FROM unnest({_ARRAYS}) AS n ({_NEW})),
   open AS MATERIALIZED (
-    SELECT c.client_id FROM (SELECT DISTINCT client_id FROM n) c WHERE NOT is_client_archived(c.client_id))
+    SELECT c.client_id FROM (SELECT DISTINCT client_id FROM n OFFSET 0) c WHERE NOT is_client_archived(c.client_id))
 INSERT INTO ai_feedback ({_NEW})
 SELECT {_GIVEN} FROM n WHERE n.client_id IN (SELECT client_id FROM open)
 ON CONFLICT ON CONSTRAINT ai_feedback_key DO NOTHING RETURNING id"""

@@ -53,6 +53,7 @@ class Target:
     prompt_id: str
     prompt_version_id: str
     prompt_experiment_id: str
+    feedback_id: str
 
     def ids(self) -> list[str]:
         """All of them, for requests made at random."""
@@ -139,6 +140,15 @@ def _of_experiment(target: Target) -> Fields:
 
 def _draft() -> Fields:
     return {"template": "x", "change_note": "x"}
+
+
+def _judged(target: Target) -> Fields:
+    return {
+        "key": uuid4().hex,
+        "client_id": target.client_id,
+        "prompt_version_id": target.prompt_version_id,
+        "action": "FEEDBACK_ACTION_REJECTED",
+    }
 
 
 def _of_job(target: Target) -> Fields:
@@ -353,6 +363,23 @@ CASES: Final[dict[str, Case]] = {
     "PromptExperimentService/GetPromptExperimentResult": Case(_of_experiment),
     "PromptExperimentService/PromotePromptExperiment": Case(
         lambda t: {**_of_experiment(t), **_of_version(t), "reason": "x"}
+    ),
+    "FeedbackService/RecordFeedback": Case(lambda t: {"record": _judged(t)}),
+    "FeedbackService/BatchRecordFeedback": Case(lambda t: {"records": [_judged(t)]}, WITHIN),
+    "FeedbackService/RecordFeedbackStream": Case(lambda t: {"records": [_judged(t)]}, WITHIN),
+    "FeedbackService/GetFeedback": Case(lambda t: {"feedback_id": t.feedback_id}),
+    "FeedbackService/ListFeedback": Case(
+        lambda t: {"filter": {"client_ids": [t.client_id]}},
+        EMPTY,
+        filters=(
+            lambda t: {"filter": {"project_id": t.project_id}},
+            lambda t: {"filter": {"prompt_version_id": t.prompt_version_id}},
+        ),
+    ),
+    "FeedbackService/GetFeedbackStatistics": Case(
+        lambda t: {"filter": {"client_ids": [t.client_id]}, "dimensions": ["FEEDBACK_DIMENSION_CLIENT"]},
+        EMPTY,
+        filters=(lambda t: {"filter": {"prompt_version_id": t.prompt_version_id}},),
     ),
     "CampaignService/CreateCampaign": Case(
         lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}

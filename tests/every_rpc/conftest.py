@@ -10,7 +10,7 @@ import pytest
 
 from mrm.accounts.v1 import api_key_service_pb2, integration_service_pb2, service_account_service_pb2
 from mrm.common.v1 import options_pb2, time_pb2
-from mrm.planning.v1 import media_plan_pb2, media_plan_service_pb2, project_member_pb2
+from mrm.planning.v1 import media_plan_pb2, media_plan_service_pb2, project_member_pb2, project_pb2
 from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics_service_pb2
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.alerts.raising import raise_alert
@@ -21,6 +21,7 @@ from storage.postgres.audit import Cause
 from tests.campaigns import importing
 from tests.conftest import PASSWORD_HASH, Caller, World, impression
 from tests.every_rpc.cases import Target
+from tests.feedback import asking
 from tests.planning import plans
 from tests.prompts import writing
 from tests.reports import making as reporting
@@ -127,6 +128,7 @@ async def make_target(world: World) -> Target:
         )
         for _ in range(2)
     ]
+    prompt = await _prompts(admin, client.client_id)
     return Target(
         client_id=client.client_id,
         project_id=projects[0].project_id,
@@ -144,7 +146,8 @@ async def make_target(world: World) -> Target:
         alert_id=await _alerts(world, client.client_id, projects[0].project_id, campaigns[0].campaign_id),
         campaign_import_id=imports[0][0].campaign_import_id,
         suppression_id=str(suppressed[0][0].id),
-        **await _prompts(admin, client.client_id),
+        **prompt,
+        feedback_id=await _feedback(world, projects[0], prompt["prompt_version_id"]),
     )
 
 
@@ -189,6 +192,13 @@ async def _reports(world: World, project_id: str) -> str:
     for _ in range(2):
         report = await reporting.ready(world, project_id)
     return report.report_id
+
+
+async def _feedback(world: World, project: project_pb2.Project, version_id: str) -> str:
+    """Two answers that somebody took; the id of what was said of one."""
+    place = asking.Desk(project.client_id, project.project_id, "", [version_id])
+    taken = [place.record(project_id=project.project_id) for _ in range(2)]
+    return (await asking.batch(world.admin, *taken))[0].feedback_id
 
 
 async def _alerts(world: World, client_id: str, project_id: str, campaign_id: str) -> str:

@@ -21,12 +21,14 @@ def draft(template: str = "Say it.", note: str = "first", **fields: object) -> p
     return pb.PromptDraft(template=template, change_note=note, variables=variables, **fields)  # type: ignore[arg-type]
 
 
-async def create(caller: Caller, *, client_id: str = "", name: str = "", **fields: object) -> Version:
+async def create(
+    caller: Caller, *, client_id: str = "", name: str = "", category: str = "brief", **fields: object
+) -> Version:
     """A prompt; its first version."""
     request = pb.CreatePromptRequest(
         client_id=client_id,
         name=name or f"prompt {uuid4().hex}",
-        category=prompt_pb2.PROMPT_CATEGORY_BRIEF,
+        category=prompt_pb2.PromptCategory.Value(f"PROMPT_CATEGORY_{category.upper()}"),
         draft=draft(**fields),  # type: ignore[arg-type]
     )
     return (await caller.prompts.CreatePrompt(request, metadata=caller.auth)).prompt_version

@@ -118,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `sample`, `control_sample`, `acceptance` and `approver`, separated by commas; of each of the first three there are
     `<condition>_actual`, `<condition>_required` and `<condition>_missing`, by how much it fails.
     """
+    ERROR_REASON_FEEDBACK_KEY_REUSED: _ErrorReason.ValueType  # 105
+    """INVALID_ARGUMENT. The client has other feedback under this key: it is not a repeat, so it needs a key of its own."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -220,4 +222,6 @@ ERROR_REASON_PROMPT_GATE: ErrorReason.ValueType  # 101
 `sample`, `control_sample`, `acceptance` and `approver`, separated by commas; of each of the first three there are
 `<condition>_actual`, `<condition>_required` and `<condition>_missing`, by how much it fails.
 """
+ERROR_REASON_FEEDBACK_KEY_REUSED: ErrorReason.ValueType  # 105
+"""INVALID_ARGUMENT. The client has other feedback under this key: it is not a repeat, so it needs a key of its own."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

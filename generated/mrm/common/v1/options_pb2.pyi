@@ -103,6 +103,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Write prompts, move labels that are not protected, start and stop experiments under these."""
     PERMISSION_PROMPTS_PROMOTE: _Permission.ValueType  # 39
     """Decide what protected labels serve. Held by people only."""
+    PERMISSION_FEEDBACK_READ: _Permission.ValueType  # 40
+    """See what people did with the answers of prompts, and how good that says they are."""
+    PERMISSION_FEEDBACK_WRITE: _Permission.ValueType  # 41
+    """Record what people did with the answers of prompts."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -185,6 +189,10 @@ PERMISSION_PROMPTS_WRITE: Permission.ValueType  # 38
 """Write prompts, move labels that are not protected, start and stop experiments under these."""
 PERMISSION_PROMPTS_PROMOTE: Permission.ValueType  # 39
 """Decide what protected labels serve. Held by people only."""
+PERMISSION_FEEDBACK_READ: Permission.ValueType  # 40
+"""See what people did with the answers of prompts, and how good that says they are."""
+PERMISSION_FEEDBACK_WRITE: Permission.ValueType  # 41
+"""Record what people did with the answers of prompts."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
