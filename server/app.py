@@ -26,7 +26,13 @@ from mrm.accounts.v1 import (
     session_service_pb2,
     user_service_pb2,
 )
-from mrm.ai.v1 import feedback_service_pb2, prompt_experiment_service_pb2, prompt_service_pb2
+from mrm.ai.v1 import (
+    feedback_service_pb2,
+    prompt_experiment_service_pb2,
+    prompt_service_pb2,
+    search_service_pb2,
+    template_service_pb2,
+)
 from mrm.campaigns.v1 import (
     budget_service_pb2,
     campaign_import_service_pb2,
@@ -95,6 +101,10 @@ from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
 from server.rpc.transport import ServerCertificates, TlsFiles, UnusableCertificate
+from server.search.embedder import Embedders
+from server.search.search_service import SearchService
+from server.search.searching import Searcher
+from server.search.template_service import TemplateService
 from server.settings import GrpcSettings, Settings
 from server.statistics.aggregator import Aggregator
 from server.statistics.append import IngestRpcs
@@ -153,6 +163,8 @@ SERVICES = (
     prompt_service_pb2.DESCRIPTOR.services_by_name["PromptService"],
     prompt_experiment_service_pb2.DESCRIPTOR.services_by_name["PromptExperimentService"],
     feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
+    template_service_pb2.DESCRIPTOR.services_by_name["TemplateService"],
+    search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -260,7 +272,8 @@ class Application:
         probes = {"postgresql": _postgres_probe(database), "redis": _redis_probe(redis), "clickhouse": clickhouse.ping}
         if objects is not None:
             probes["objects"] = objects.ping
-        milvus = vectors(settings.milvus)
+        milvus, embedders = vectors(settings.milvus), Embedders(settings.embedding)
+        self._stack.push_async_callback(embedders.close)
         if milvus is not None:
             self._stack.push_async_callback(milvus.close)
             probes["milvus"] = milvus.ping
@@ -317,6 +330,7 @@ class Application:
             ],
             "ReportService": [ReportService(database, pager, files, settings.watch)],
             "RollupService": [RollupService(database, codec)],
+            "SearchService": [SearchService(database, pager, Searcher(database, milvus, embedders))],
             "ServiceAccountService": [ServiceAccountService(database, pager)],
             "SessionService": [SessionService(database, sessions, fences, limiter, passwords, pager, settings.auth)],
             "StatisticsFileService": [
@@ -332,6 +346,7 @@ class Application:
                 WatchRpcs(database, hub, codec, settings.watch),
             ],
             "SyncService": [SyncService(database, pager)],
+            "TemplateService": [TemplateService(database, pager, embedders, feed.announce)],
             "UserService": [UserService(database, sessions, limiter, passwords, pager, settings.auth)],
         }
         for service in SERVICES:
@@ -425,6 +440,8 @@ def _needs(service: str) -> frozenset[str]:
     match service:
         case "StatisticsService" | "BackfillService" | "BudgetService" | "ForecastService":
             return entities | {"clickhouse"}
+        case "SearchService":
+            return entities | {"milvus"}
         case "StatisticsFileService":
             return entities | {"clickhouse", "objects"}
         case _:

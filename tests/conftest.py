@@ -30,7 +30,13 @@ from mrm.accounts.v1 import (
     session_service_pb2_grpc,
     user_service_pb2_grpc,
 )
-from mrm.ai.v1 import feedback_service_pb2_grpc, prompt_experiment_service_pb2_grpc, prompt_service_pb2_grpc
+from mrm.ai.v1 import (
+    feedback_service_pb2_grpc,
+    prompt_experiment_service_pb2_grpc,
+    prompt_service_pb2_grpc,
+    search_service_pb2_grpc,
+    template_service_pb2_grpc,
+)
 from mrm.campaigns.v1 import (
     budget_service_pb2_grpc,
     campaign_import_service_pb2_grpc,
@@ -157,6 +163,8 @@ class Caller:
     prompts: prompt_service_pb2_grpc.PromptServiceAsyncStub = field(init=False)
     experiments: prompt_experiment_service_pb2_grpc.PromptExperimentServiceAsyncStub = field(init=False)
     feedback: feedback_service_pb2_grpc.FeedbackServiceAsyncStub = field(init=False)
+    templates: template_service_pb2_grpc.TemplateServiceAsyncStub = field(init=False)
+    search: search_service_pb2_grpc.SearchServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -188,6 +196,8 @@ class Caller:
         self.prompts = prompt_service_pb2_grpc.PromptServiceStub(channel)
         self.experiments = prompt_experiment_service_pb2_grpc.PromptExperimentServiceStub(channel)
         self.feedback = feedback_service_pb2_grpc.FeedbackServiceStub(channel)
+        self.templates = template_service_pb2_grpc.TemplateServiceStub(channel)
+        self.search = search_service_pb2_grpc.SearchServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

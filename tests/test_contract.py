@@ -47,9 +47,8 @@ def test_the_server_knows_every_service() -> None:
 def test_every_rpc_declares_a_policy(method: MethodDescriptor) -> None:
     policy = read_policy(method)
     assert policy.permission in ALL | {"PUBLIC", "AUTHENTICATED"}
-    changes = not method.name.startswith(
-        ("Get", "List", "Check", "Query", "Watch", "Export", "Diff", "Forecast", "Compare", "Download", "Render")
-    )
+    reading = "Get List Check Query Watch Export Diff Forecast Compare Download Render Search Suggest Find"
+    changes = not method.name.startswith(tuple(reading.split()))
     assert changes == (policy.idempotency != "READ_ONLY")
     if method.name.startswith(("Create", "Update", "Delete", "Revoke")):
         assert policy.idempotency == "REQUEST_ID"

@@ -16,6 +16,8 @@ _READ = frozenset(
         "REPORTS_READ",
         "PROMPTS_READ",
         "FEEDBACK_READ",
+        "TEMPLATES_READ",
+        "SEARCH",
         "JOBS_READ",
         "JOBS_CONTROL",
     }
@@ -50,11 +52,12 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "ALERTS_WRITE",
         "REPORTS_WRITE",
         "FEEDBACK_WRITE",
+        "TEMPLATES_WRITE",
         "CAMPAIGNS_IMPORT",
         "CAMPAIGNS_SYNC",
     },
-    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE", "FEEDBACK_WRITE"},
-    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE", "PROMPTS_WRITE"},
+    "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE", "FEEDBACK_WRITE", "TEMPLATES_WRITE"},
+    "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE", "PROMPTS_WRITE", "TEMPLATES_WRITE"},
     "account_manager": _READ
     | {
         "USERS_READ",
@@ -67,6 +70,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "CAMPAIGNS_SYNC",
         "REPORTS_WRITE",
         "FEEDBACK_WRITE",
+        "TEMPLATES_WRITE",
     },
     "specialist": _READ
     | {
@@ -94,6 +98,7 @@ TEAM_LETTERS: dict[str, str] = {
     "ALERTS_READ": "RACI",
     "REPORTS_READ": "RACI",
     "FEEDBACK_READ": "RACI",
+    "SEARCH": "RACI",
     "MEDIA_PLANS_COMMENT": "RAC",
     "PROJECTS_WRITE": "RA",
     "MEDIA_PLANS_WRITE": "RA",

@@ -32,6 +32,7 @@ _RIGHTS = {
     "prompt_version": "PROMPTS_READ",
     "prompt_label": "PROMPTS_READ",
     "prompt_experiment": "PROMPTS_READ",
+    "template": "TEMPLATES_READ",
     "job": "JOBS_READ",
     "user": "USERS_READ",
     "session": "USERS_READ",

@@ -27,6 +27,7 @@ from storage.postgres import (
     projects,
     prompts,
     reports,
+    templates,
 )
 from storage.postgres.database import Executor
 from storage.scope import SIGHT, Scope
@@ -47,6 +48,7 @@ _READERS: Mapping[str, Callable[[Executor, Scope, UUID], Awaitable[object | None
     "prompt_version": prompts.get_version,
     "prompt_experiment": experiments.get,
     "feedback": feedback.get,
+    "template": templates.get,
 }
 
 

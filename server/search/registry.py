@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from server.search import projects
+from server.search import examples, projects, templates
 from server.search.kinds import Kind
 
-KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (projects.KIND,)}
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (projects.KIND, templates.KIND, examples.KIND)}
 """All kinds, by name."""

@@ -176,7 +176,8 @@ _PURGE_REST = (
        settings = '{}', last_error = '' WHERE client_id = $1""",
     """DELETE FROM platform_campaigns
        WHERE integration_id IN (SELECT id FROM client_integrations WHERE client_id = $1)""",
-    "UPDATE projects SET name = 'purged', description = '' WHERE client_id = $1",
+    "UPDATE projects SET name = 'purged', description = '', brief = '{}' WHERE client_id = $1",
+    "DELETE FROM templates WHERE client_id = $1",
     "UPDATE campaign_imports SET source_name = '' WHERE client_id = $1",
     "UPDATE backfills SET source_name = '' WHERE client_id = $1",
     """UPDATE campaigns SET name = 'purged', external_id = NULL, configuration = '{}', settings = '{}', observed = '{}',

@@ -172,7 +172,8 @@ class Example:
 
     Attributes:
         id: Id of the feedback.
-        prompt_version_id: The version of the prompt that answered.
+        lineage_id: The prompt.
+        prompt_version_id: The version of it that answered.
         text: What was taken.
         created_at: When the feedback was recorded.
     """
@@ -181,6 +182,7 @@ class Example:
     client_id: UUID
     project_id: UUID | None
     category: str
+    lineage_id: UUID
     prompt_version_id: UUID
     text: str
     created_at: datetime
@@ -325,8 +327,8 @@ WITH lots AS MATERIALIZED (
 UPDATE ai_feedback f SET user_id = NULL, user_pseudonym = lots.pseudonym, feedback_text = '', content_hash = NULL
 FROM lots WHERE f.user_id = $1 AND f.client_id = lots.client_id"""
 
-_EXAMPLE = """f.id, f.client_id, f.project_id, v.category, f.prompt_id, COALESCE(f.edited_output, f.output_data),
-  f.created_at"""
+_EXAMPLE = """f.id, f.client_id, f.project_id, v.category, v.lineage_id, f.prompt_id,
+  COALESCE(f.edited_output, f.output_data), f.created_at"""
 
 _TAKEN = """(f.user_action = 'accepted' AND f.output_data IS NOT NULL
   OR f.user_action = 'edited' AND f.edited_output IS NOT NULL)"""

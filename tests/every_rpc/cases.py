@@ -50,6 +50,7 @@ class Target:
     job_id: str
     report_id: str
     suppression_id: str
+    template_id: str
     prompt_id: str
     prompt_version_id: str
     prompt_experiment_id: str
@@ -124,6 +125,10 @@ def _of_integration(target: Target) -> Fields:
 
 def _of_report(target: Target) -> Fields:
     return {"report_id": target.report_id}
+
+
+def _of_template(target: Target) -> Fields:
+    return {"template_id": target.template_id}
 
 
 def _of_prompt(target: Target) -> Fields:
@@ -381,6 +386,41 @@ CASES: Final[dict[str, Case]] = {
         EMPTY,
         filters=(lambda t: {"filter": {"prompt_version_id": t.prompt_version_id}},),
     ),
+    "TemplateService/CreateTemplate": Case(
+        lambda t: {
+            "template": {
+                "client_id": t.client_id,
+                "display_name": "t",
+                "artifact_type": "ARTIFACT_TYPE_REPORT",
+                "columns": [{"name": "Clicks"}],
+            }
+        }
+    ),
+    "TemplateService/UploadTemplate": Case(
+        lambda t: {
+            "upload": {"client_id": t.client_id, "file_name": "a.csv", "artifact_type": "ARTIFACT_TYPE_REPORT"},
+            "data": "YTtiCjE7Mgo=",
+        }
+    ),
+    "TemplateService/GetTemplate": Case(_of_template),
+    "TemplateService/ListTemplates": Case(lambda t: {"filter": {"client_id": t.client_id}}, EMPTY),
+    "TemplateService/UpdateTemplate": Case(
+        lambda t: {"template": {**_of_template(t), "display_name": "x"}, "update_mask": "displayName"}
+    ),
+    "TemplateService/DeleteTemplate": Case(_of_template),
+    "TemplateService/SuggestTemplate": Case(
+        lambda t: {"columns": [{"name": "Clicks"}], "filter": {"client_id": t.client_id}}, EMPTY
+    ),
+    "TemplateService/UseTemplate": Case(_of_template),
+    "SearchService/SearchProjects": Case(
+        lambda t: {"query": "Project", "filter": {"client_id": t.client_id}},
+        EMPTY,
+        filters=(_of_project,),
+        pages=False,
+    ),
+    # A token without a question is refused for the question: tests/search/test_search.py has the pages of searches.
+    "SearchService/SearchTemplates": Case(lambda t: {"query": "clicks", "client_id": t.client_id}, EMPTY, pages=False),
+    "SearchService/FindExamples": Case(lambda t: {"query": "x", "client_id": t.client_id}, EMPTY, pages=False),
     "CampaignService/CreateCampaign": Case(
         lambda t: {"campaign": {"project_id": t.project_id, "display_name": "c", "platform": "PLATFORM_OTHER"}}
     ),

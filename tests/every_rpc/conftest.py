@@ -15,7 +15,7 @@ from mrm.statistics.v1 import event_pb2, statistics_file_service_pb2, statistics
 from server.accounts.permissions import ALL, PEOPLE_ONLY, ROLE_PERMISSIONS
 from server.alerts.raising import raise_alert
 from server.planning.benchmark_service import seed_rows
-from storage.postgres import benchmarks, clients, emails, jobs, sync_streams, users
+from storage.postgres import benchmarks, clients, emails, jobs, sync_streams, templates, users
 from storage.postgres.alerts import Sighting
 from storage.postgres.audit import Cause
 from tests.campaigns import importing
@@ -148,6 +148,7 @@ async def make_target(world: World) -> Target:
         suppression_id=str(suppressed[0][0].id),
         **prompt,
         feedback_id=await _feedback(world, projects[0], prompt["prompt_version_id"]),
+        template_id=await _templates(world, client.client_id),
     )
 
 
@@ -166,6 +167,18 @@ async def _jobs(world: World, client_id: str) -> str:
             made = await jobs.enqueue_internal(
                 tx, type="sync_campaign", queue="sync", payload={}, client_id=UUID(client_id), delay=timedelta(days=1)
             )
+    return str(made.id)
+
+
+async def _templates(world: World, client_id: str) -> str:
+    """Two templates, and Milvus, without which nothing is searched; the id of one."""
+    await world.engines.begin("milvus")
+    columns = [{"name": "Clicks", "type": "integer"}]
+    for _ in range(2):
+        made = await templates.create(
+            world.database, client_id=UUID(client_id), name="t", artifact_type="report", columns=columns
+        )
+    assert made is not None
     return str(made.id)
 
 

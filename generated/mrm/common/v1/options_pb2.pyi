@@ -107,6 +107,12 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """See what people did with the answers of prompts, and how good that says they are."""
     PERMISSION_FEEDBACK_WRITE: _Permission.ValueType  # 41
     """Record what people did with the answers of prompts."""
+    PERMISSION_TEMPLATES_READ: _Permission.ValueType  # 42
+    """See templates, and have files recognised by them."""
+    PERMISSION_TEMPLATES_WRITE: _Permission.ValueType  # 43
+    """Create and change templates, and take files by them."""
+    PERMISSION_SEARCH: _Permission.ValueType  # 44
+    """Search by meaning and by words, in what one may read."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -193,6 +199,12 @@ PERMISSION_FEEDBACK_READ: Permission.ValueType  # 40
 """See what people did with the answers of prompts, and how good that says they are."""
 PERMISSION_FEEDBACK_WRITE: Permission.ValueType  # 41
 """Record what people did with the answers of prompts."""
+PERMISSION_TEMPLATES_READ: Permission.ValueType  # 42
+"""See templates, and have files recognised by them."""
+PERMISSION_TEMPLATES_WRITE: Permission.ValueType  # 43
+"""Create and change templates, and take files by them."""
+PERMISSION_SEARCH: Permission.ValueType  # 44
+"""Search by meaning and by words, in what one may read."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
