@@ -38,7 +38,7 @@ test: lint proto-check ## Everything that must pass: lint, types, layers, contra
 	@$(RUN) pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 bars: $(STAMP) ## The long forms of the tests and benchmarks behind the bars
-	@$(RUN) MRM_BARS=full pytest -m "bar_a or bar_b or bar_c or bar_d or bar_e or bar_f or bar_g"
+	@$(RUN) MRM_BARS=full pytest -m "bar_a or bar_b or bar_c or bar_d or bar_e or bar_f or bar_g or bar_h"
 
 chaos: $(STAMP) ## Twenty rounds of kill -9 under four producers
 	@$(RUN) MRM_BARS=full pytest tests/test_kill.py

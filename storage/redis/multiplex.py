@@ -13,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, cast
 
 import hiredis
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _NOTHING = object()
 _CONNECT_SECONDS = 2.0
+_SENTINEL_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 2.0
 _MOST_PENDING = 50_000
@@ -75,7 +77,8 @@ class MultiplexedRedis:
         """Nothing is connected before `start`.
 
         Args:
-            dsn: ``redis://``, ``rediss://`` (TLS) or ``unix://`` URL with user, password and database number.
+            dsn: ``redis://``, ``rediss://`` (TLS), ``redis+sentinel://`` or ``unix://`` URL with user, password and
+                database number.
             scripts: Scripts to load on every new connection.
             timeout: Longest wait for a reply in seconds; the deadline of the call being served shortens it.
 
@@ -182,10 +185,13 @@ class MultiplexedRedis:
 
     async def _connect(self) -> _Connection:
         async with asyncio.timeout(_CONNECT_SECONDS):
-            connection = await _connect(self._address, self._timeout)
+            connection = await _connect(await _primary(self._address), self._timeout)
             try:
                 for command in (*self._address.greeting(), *(("SCRIPT", "LOAD", s.source) for s in self._scripts)):
                     await connection.send(command)
+                # Sentinels may not have noticed yet that it is none any more.
+                if self._address.sentinels and (await connection.send(("ROLE",)))[0] != b"master":
+                    raise StoreUnavailable(STORE, "not the primary")
             except BaseException:
                 connection.abort("greeting failed")
                 raise
@@ -324,6 +330,26 @@ async def _connect(address: Address, timeout: float) -> _Connection:
             lambda: _Connection(timeout), address.host, address.port, ssl=address.tls
         )
     return connection
+
+
+async def _primary(address: Address) -> Address:
+    """Where the server is now: what the first sentinel that knows says."""
+    for host, port in address.sentinels:
+        sentinel = Address(host, port, password=address.sentinel_password, tls=address.tls)
+        with suppress(OSError, TimeoutError, StoreError):
+            async with asyncio.timeout(_SENTINEL_SECONDS):
+                connection = await _connect(sentinel, _SENTINEL_SECONDS)
+                try:
+                    for command in sentinel.greeting():
+                        await connection.send(command)
+                    found = await connection.send(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service))
+                finally:
+                    connection.abort("asked")
+            if found:
+                return replace(address, host=found[0].decode(), port=int(found[1]))
+    if address.sentinels:
+        raise StoreUnavailable(STORE, "no sentinel knows the primary")
+    return address
 
 
 def _reason_of(error: BaseException) -> str:

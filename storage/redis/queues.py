@@ -10,10 +10,14 @@ from typing import Any, Final
 from uuid import UUID
 
 import bullmq
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from storage.errors import StoreUnavailable
 from storage.postgres.jobs import Delivery
+from storage.redis.clients import client
+from storage.redis.dsn import parse_dsn
 
 STORE: Final = "redis"
 # Keys are `queue:sync:wait` and so on.
@@ -77,7 +81,7 @@ class JobQueues:
 
     def _queue(self, name: str) -> Any:
         if name not in self._queues:
-            self._queues[name] = bullmq.Queue(name, {"prefix": _PREFIX, "connection": self._dsn})
+            self._queues[name] = bullmq.Queue(name, {"prefix": _PREFIX, "connection": _connection(self._dsn)})
         return self._queues[name]
 
 
@@ -106,7 +110,7 @@ class JobConsumer:
                 self._process,
                 {
                     "prefix": _PREFIX,
-                    "connection": self._dsn,
+                    "connection": _connection(self._dsn),
                     "concurrency": self._concurrency,
                     "autorun": False,
                     "runRetryDelay": int(_AGAIN_SECONDS * 1000),
@@ -137,3 +141,12 @@ class JobConsumer:
 
     def _told(self, error: object, *details: object) -> None:
         _log.info("queue_error %s %s", self._queue, type(error).__name__)
+
+
+def _connection(dsn: str) -> Any:
+    """What BullMQ is to connect with: the URL, or, since it knows no sentinels, a client that does."""
+    if not parse_dsn(dsn).sentinels:
+        return dsn
+    # A connection that redis-py itself makes again goes where it went before, to the dead primary: sentinels are asked
+    # only for a new one. BullMQ repeats what fails.
+    return client(dsn, decode_responses=True, retry=Retry(NoBackoff(), 0))

@@ -8,11 +8,11 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-import redis.asyncio as redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from storage.errors import StoreUnavailable
+from storage.redis.clients import client
 
 STORE = "redis"
 
@@ -36,7 +36,7 @@ class Signals:
     """
 
     def __init__(self, dsn: str, *, idle_seconds: float = _IDLE_SECONDS) -> None:
-        self._client: redis.Redis = redis.Redis.from_url(
+        self._client = client(
             dsn, socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=None, retry=None, health_check_interval=0
         )
         self._idle_seconds = idle_seconds

@@ -204,7 +204,19 @@ def test_addresses() -> None:
     assert list(address.greeting())[:2] == [("AUTH", "user", "p@ss"), ("SELECT", 2)]
     assert "p@ss" not in repr(address)
     assert parse_dsn("rediss://example.test").tls is not None
-    for malformed in ("http://user:secret@example.test", "redis://user:secret@example.test:x", "redis://:secret@h/x"):
+    sentinels = parse_dsn("rediss+sentinel://user:p%40ss@a.test,b.test:7001/main/3?sentinel_password=own")
+    assert (sentinels.sentinels, sentinels.service) == ((("a.test", 26379), ("b.test", 7001)), "main")
+    assert (sentinels.username, sentinels.password, sentinels.database) == ("user", "p@ss", 3)
+    assert sentinels.sentinel_password == "own"
+    assert sentinels.tls is not None
+    for malformed in (
+        "http://user:secret@example.test",
+        "redis://user:secret@example.test:x",
+        "redis://:secret@h/x",
+        "redis+sentinel://:secret@h:26379",
+        "redis+sentinel://:secret@,/main",
+        "redis+cluster://:secret@h/main",
+    ):
         with pytest.raises(MalformedDsn) as caught:
             parse_dsn(malformed)
         assert "secret" not in str(caught.value)
