@@ -19,6 +19,7 @@ _COMMANDS = {
     "plan": "outlook:commands",
     "campaigns": "campaigns:commands",
     "report": "report:commands",
+    "prompts": "prompts:commands",
     "rollup": "rollup:commands",
     "restatements": "rollup:restatements",
     "sync": "sync:commands",

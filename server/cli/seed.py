@@ -47,6 +47,16 @@ def benchmarks(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 @commands.command()
+def prompts(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Load prompts for briefs, media plans, reports and migrations, in Russian and English.
+
+    Each is served under the label production at once. A prompt that is there keeps its versions and labels; where this
+    release has another text, that becomes a further version, which no label points to.
+    """
+    run(_prompts(data_dir))
+
+
+@commands.command()
 def demo(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     yes: Annotated[
@@ -163,3 +173,19 @@ async def _benchmarks(data_dir: Path) -> None:
     finally:
         await database.close()
     say(f"{added} benchmarks added, {len(rows) - added} were there")
+
+
+async def _prompts(data_dir: Path) -> None:
+    from server.prompts import seeding
+    from storage.postgres.database import Database
+
+    database = await Database.open(load_settings(data_dir).postgres.dsn.get_secret_value(), min_size=1, max_size=1)
+    try:
+        found = await seeding.load(database)
+    finally:
+        await database.close()
+    say(f"{len(found.added)} prompts added, {len(found.kept)} were there")
+    if found.renewed:
+        say(f"a further version of {', '.join(found.renewed)}: `mrm prompts diff`, then `mrm prompts move`")
+    if found.taken:
+        say(f"left alone, since the agency has others of these names: {', '.join(found.taken)}")

@@ -249,7 +249,13 @@ ORDER BY l.client_id IS NULL LIMIT 1"""
 
 
 async def create(
-    tx: Transaction, *, client_id: UUID | None, name: str, category: str, created_by: UUID | None
+    tx: Transaction,
+    *,
+    client_id: UUID | None,
+    name: str,
+    category: str,
+    created_by: UUID | None,
+    prompt_id: UUID | None = None,
 ) -> Prompt:
     """Adds a prompt without versions. The caller has checked that it may write for the client, or for the agency.
 
@@ -257,7 +263,7 @@ async def create(
         Conflict: ``prompt_lineages_name_key``: there is one of this name.
         Archived: The client is archived.
     """
-    return Prompt(*returned(await tx.fetchrow(_CREATE, new_id(), client_id, name, category, created_by)))
+    return Prompt(*returned(await tx.fetchrow(_CREATE, prompt_id or new_id(), client_id, name, category, created_by)))
 
 
 async def get(db: Executor, scope: Scope, prompt_id: UUID) -> Prompt | None:
