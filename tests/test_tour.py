@@ -74,6 +74,11 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "MEDIA_PLAN_DECISION_KIND_ACTIVATE" in output
     assert "is archived: nothing of it can be changed" in output
     assert '"BUDGET_LEVEL_PROJECT"' in output
+    assert "8 prompts added, 0 were there" in output
+    assert re.search(r'"text": "(Please g|G)reet Anna in 5 words."', output), output
+    assert "0 of its answers were judged, 100 are needed" in output
+    assert "whoever started the experiment does not promote" in output
+    assert "production: version 2 -> 1 (rollback)" in output
     assert '"BUDGET_ALERT_POLICY_SOURCE_CLIENT"' in output
     assert "must be a valid UUID" in output
     assert "neither the client nor an agency above it has this account" in output

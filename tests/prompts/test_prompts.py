@@ -170,14 +170,26 @@ async def test_a_clients_own_prompt_stands_in_for_the_agencys(world: World, fail
         assert (await failing(attempt)).metadata["state"] == "archived"
 
 
-async def test_whoever_may_read_prompts_hears_of_the_agencys(world: World) -> None:
-    analyst = await world.user("analyst")
-    version = await writing.create(world.admin)
+async def test_whoever_keeps_texts_hears_at_once_that_another_is_served(world: World) -> None:
+    """The agency's prompts belong to no client, and yet their changes reach everybody who may read prompts."""
+    analyst, version = await world.user("analyst"), await writing.create(world.admin)
+    other = await writing.version(world.admin, version.prompt_id)
     label = (await writing.move(world.admin, version, "production")).prompt_label
     wanted = change_service_pb2.ChangeFilter(resource_types=["prompt_label"], resource_id=label.prompt_label_id)
-    request = change_service_pb2.ListChangesRequest(filter=wanted)
-    (change,) = (await analyst.changes.ListChanges(request, metadata=analyst.auth)).changes
-    assert (change.action, change.client_id) == ("move", "")
+    request = change_service_pb2.WatchChangesRequest(filter=wanted)
+    stream = analyst.changes.WatchChanges(request, metadata=analyst.auth)
+    heard: list[tuple[str, str]] = []
+    async with asyncio.timeout(20):
+        await stream.read()
+        await writing.move(world.admin, other, "production", version)
+        while not heard:
+            heard = [(each.action, each.client_id) for each in (await stream.read()).batch.changes]
+    stream.cancel()
+    assert heard == [("move", "")]
+    specialist = await world.user("specialist")
+    listing = change_service_pb2.ListChangesRequest(filter=wanted)
+    told = (await specialist.changes.ListChanges(listing, metadata=specialist.auth)).changes
+    assert [each.action for each in told] == ["move", "move"]
 
 
 @pytest.mark.bar_g

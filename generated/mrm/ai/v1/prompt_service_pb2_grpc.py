@@ -190,8 +190,9 @@ class PromptServiceServicer:
 
     def RenderPrompt(self, request, context):
         """RenderPrompt fills the text of the version that is served. All of its variables must be given, and no other. The same
-        request gets the same text for `cache_ttl`, unless ChangeService tells of a `prompt_label` or `prompt_experiment` of the
-        prompt, or of a new `prompt` of its name: whoever watches those may keep texts for longer.
+        request gets the same text for `cache_ttl`, unless something is changed meanwhile. Whoever watches ChangeService for
+        changes of `prompt_label` and `prompt_experiment`, and drops what it keeps whenever there is one, may keep texts for
+        as long as it watches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

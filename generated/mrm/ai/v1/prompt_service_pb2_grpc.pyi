@@ -70,8 +70,9 @@ class PromptServiceStub:
     """ListPromptLabelMoves tells how the labels of a prompt came to where they are, newest first."""
     RenderPrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.RenderPromptRequest, _prompt_service_pb2.RenderPromptResponse]
     """RenderPrompt fills the text of the version that is served. All of its variables must be given, and no other. The same
-    request gets the same text for `cache_ttl`, unless ChangeService tells of a `prompt_label` or `prompt_experiment` of the
-    prompt, or of a new `prompt` of its name: whoever watches those may keep texts for longer.
+    request gets the same text for `cache_ttl`, unless something is changed meanwhile. Whoever watches ChangeService for
+    changes of `prompt_label` and `prompt_experiment`, and drops what it keeps whenever there is one, may keep texts for
+    as long as it watches.
     """
 
 @_typing.type_check_only
@@ -116,8 +117,9 @@ class PromptServiceAsyncStub(PromptServiceStub):
     """ListPromptLabelMoves tells how the labels of a prompt came to where they are, newest first."""
     RenderPrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.RenderPromptRequest, _prompt_service_pb2.RenderPromptResponse]  # type: ignore[assignment]
     """RenderPrompt fills the text of the version that is served. All of its variables must be given, and no other. The same
-    request gets the same text for `cache_ttl`, unless ChangeService tells of a `prompt_label` or `prompt_experiment` of the
-    prompt, or of a new `prompt` of its name: whoever watches those may keep texts for longer.
+    request gets the same text for `cache_ttl`, unless something is changed meanwhile. Whoever watches ChangeService for
+    changes of `prompt_label` and `prompt_experiment`, and drops what it keeps whenever there is one, may keep texts for
+    as long as it watches.
     """
 
 class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -231,8 +233,9 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prompt_service_pb2.RenderPromptResponse, _abc.Awaitable[_prompt_service_pb2.RenderPromptResponse]]:
         """RenderPrompt fills the text of the version that is served. All of its variables must be given, and no other. The same
-        request gets the same text for `cache_ttl`, unless ChangeService tells of a `prompt_label` or `prompt_experiment` of the
-        prompt, or of a new `prompt` of its name: whoever watches those may keep texts for longer.
+        request gets the same text for `cache_ttl`, unless something is changed meanwhile. Whoever watches ChangeService for
+        changes of `prompt_label` and `prompt_experiment`, and drops what it keeps whenever there is one, may keep texts for
+        as long as it watches.
         """
 
 def add_PromptServiceServicer_to_server(servicer: PromptServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
