@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,24 +39,26 @@ async def test_an_analyst_serves_another_text_and_takes_it_back(mrm: Mrm, world:
     assert (moved.code, moved.out) == (0, "staging: version 1 -> 2\n"), moved.err
     filled = await mrm("prompts", "render", name, "--label", "staging", "--set", "who=Ёж", "--json", "n=3", **server)
     assert (filled.code, filled.out) == (0, "Hi Ёж 3\n"), filled.err
-    missing = await mrm("prompts", "render", name, "--label", "staging", **server)
-    assert missing.code == 1 and "variables.who: is missing" in missing.err
     back = await mrm("prompts", "rollback", name, "staging", "--reason", "too short", **server)
     assert (back.code, back.out) == (0, "staging: version 2 -> 1 (rollback)\n"), back.err
-    told = words((await mrm("prompts", "history", name, **server)).out)
-    assert [line.split(" staging ")[1] for line in told[1:]] == [
+    experiment = await writing.start(analyst, "staging", first, second, min_sample_count=2)
+    client = (await world.client()).client_id
+    await judged(world, client, experiment.prompt_experiment_id, first, accepted=3, rejected=1)
+
+    missing, told, listed, shown = await asyncio.gather(
+        mrm("prompts", "render", name, "--label", "staging", **server),
+        mrm("prompts", "history", name, **server),
+        mrm("prompts", "list", "--category", "brief", **server),
+        mrm("prompts", "result", experiment.prompt_experiment_id, **server),
+    )
+    assert missing.code == 1 and "variables.who: is missing" in missing.err
+    assert [line.split(" staging ")[1] for line in words(told.out)[1:]] == [
         f"version 2 -> 1 (rollback) too short {analyst.user_id}",
         f"version 1 -> 2 shorter {analyst.user_id}",
         f"-> 1 because {analyst.user_id}",
     ]
-    listed = words((await mrm("prompts", "list", "--category", "brief", **server)).out)
-    assert f"{name} brief the agency 2 staging 1 {first.prompt_id}" in listed
-
-    experiment = await writing.start(analyst, "staging", first, second, min_sample_count=2)
-    client = (await world.client()).client_id
-    await judged(world, client, experiment.prompt_experiment_id, first, accepted=3, rejected=1)
-    shown = words((await mrm("prompts", "result", experiment.prompt_experiment_id, **server)).out)
-    assert shown == [
+    assert f"{name} brief the agency 2 staging 1 {first.prompt_id}" in words(listed.out)
+    assert words(shown.out) == [
         "under staging, running: no hypothesis",
         "version weight judged accepted 95 % against control 95 % promotion",
         "1 1 4 75.0 % 30.1 to 95.4 control",
