@@ -29,6 +29,7 @@ NAMES = (
     "fanout",
     "jobs_throughput",
     "feedback_stream",
+    "reports",
     "growth",
     "steps",
 )

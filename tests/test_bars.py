@@ -36,6 +36,7 @@ LONG = (
 ACCOUNTS = (("mutation",), {"mutation.idempotent"})
 PLANNING = (("plan_update",), {"plan.update"})
 EXECUTION = (("jobs_throughput",), {"jobs.throughput"})
+REPORTS = (("reports",), {"report.pdf", "report.xlsx"})
 CAMPAIGNS = (("mutate_1000",), {"campaigns.mutate_1000"})
 FEEDBACK = (("feedback_stream",), {"feedback.stream"})
 
@@ -69,6 +70,7 @@ async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
         pytest.param(*ACCOUNTS, marks=pytest.mark.bar_c, id="accounts"),
         pytest.param(*PLANNING, marks=pytest.mark.bar_d, id="planning"),
         pytest.param(*EXECUTION, marks=pytest.mark.bar_e, id="execution"),
+        pytest.param(*REPORTS, marks=pytest.mark.bar_f, id="reports"),
         pytest.param(*CAMPAIGNS, marks=pytest.mark.bar_e, id="campaigns"),
         pytest.param(*FEEDBACK, marks=pytest.mark.bar_g, id="feedback"),
     ],

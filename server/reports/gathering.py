@@ -6,7 +6,6 @@ All are sums of one statement, so that the parts of a report agree with each oth
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -43,9 +42,13 @@ async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | 
     zone = ZoneInfo(report.time_zone)
     length = (report.end - report.start).days + 1
     first = report.start - _DAY * length
-    # Unusual days want to be held against some weeks.
-    earliest = min(first, report.start - REACH) if report.type == "analytical_notes" else first
-    days = [earliest + _DAY * n for n in range((report.end - earliest).days + 1)]
+    if report.type == "analytical_notes":
+        # Unusual days want to be held against some weeks.
+        first_day = min(first, report.start - REACH)
+        days = [first_day + _DAY * n for n in range((report.end - first_day).days + 1)]
+    else:
+        # Of the days before only the sum is told.
+        days = [first, *(report.start + _DAY * n for n in range(length))]
     starts = [day_start(day, zone) for day in [*days, report.end + _DAY]]
     # A zone that crossed the date line has a day without any instant.
     by_start = {start: day for day, (start, after) in zip(days, pairwise(starts), strict=True) if after > start}
@@ -68,7 +71,7 @@ async def gather(stores: Stores, report: Report) -> tuple[dict[str, Any], int | 
         campaign_id, platform = combination.values
         assert isinstance(campaign_id, UUID)
         assert isinstance(platform, str)
-        if any(by_start[start] >= first for start in run):
+        if any(by_start[start] >= first for start in run.starts):
             runs[combination.currency, campaign_id, platform] = run
     names = await reports.campaign_names_internal(stores.database, list({key[1] for key in runs}))
     subject = await reports.subject_internal(stores.database, report.id)
@@ -124,18 +127,22 @@ def _of_currency(
     """Everything in one currency: in all, by platform, by campaign and by day."""
     now: dict[tuple[UUID, str], Figures] = {}
     before: dict[tuple[UUID, str], Figures] = {}
-    daily: defaultdict[date, list[Figures]] = defaultdict(list)
+    days = [day for day in by_start.values() if day >= first]
+    place = {day: number for number, day in enumerate(days)}
+    # By column, not by row: the sums of a year of forty campaigns are some ten thousand rows.
+    daily, there = tuple([0] * len(days) for _ in Figures._fields), set[int]()
     for (_, campaign_id, platform), run in runs.items():
-        parts: tuple[list[Figures], list[Figures]] = ([], [])
-        for start, figures in run.items():
-            day = by_start[start]
-            if day >= previous:
-                parts[day < first].append(figures)
-            if day >= first:
-                daily[day].append(figures)
-        for sums, some in zip((now, before), parts, strict=True):
-            if some:
-                sums[campaign_id, platform] = summed(some)
+        dates = [by_start[start] for start in run.starts]
+        inside = [row for row, day in enumerate(dates) if day >= first]
+        earlier = [row for row, day in enumerate(dates) if previous <= day < first]
+        for sums, rows in ((now, inside), (before, earlier)):
+            if rows:
+                sums[campaign_id, platform] = Figures(*(sum(map(column.__getitem__, rows)) for column in run.columns))
+        places = [place[dates[row]] for row in inside]
+        there.update(places)
+        for total, column in zip(daily, run.columns, strict=True):
+            for row, at in zip(inside, places, strict=True):
+                total[at] += column[row]
     platforms = sorted({platform for _, platform in (*now, *before)})
     campaigns = sorted(
         {*now, *before}, key=lambda each: (-now.get(each, NO_FIGURES).cost_micros, names.get(each[0], ""), str(each[0]))
@@ -168,9 +175,8 @@ def _of_currency(
             for key in campaigns
         ],
         "days": [
-            {"date": day.isoformat(), "metrics": metrics(summed(daily[day]), currency) if day in daily else None}
-            for day in by_start.values()
-            if day >= first
+            {"date": day.isoformat(), "metrics": metrics(Figures(*figures), currency) if at in there else None}
+            for at, (day, *figures) in enumerate(zip(days, *daily, strict=True))
         ],
     }
 

@@ -9,8 +9,6 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToDict
-
 from server.statistics.figures import to_message
 from storage.clickhouse.metrics import Figures
 
@@ -19,7 +17,8 @@ Metrics = Mapping[str, Any] | None
 COUNTS: Final = ("impressions", "clicks", "conversions")
 AMOUNTS: Final = ("cost", "revenue", "cpc", "cpm", "cpa")
 PERCENTS: Final = ("ctr", "cr", "romi")
-_INTEGERS: Final = ("impressions", "clicks", "cost_micros", "revenue_micros")
+# Figures that are there whatever they are.
+_NONE: Final[dict[str, Any]] = dict.fromkeys(("impressions", "clicks", "cost_micros", "revenue_micros"), 0)
 _MOST_DAYS: Final = 31
 _MOST_WEEKS: Final = 26 * 7
 
@@ -93,5 +92,4 @@ def combined(parts: Iterable[Mapping[str, Any]], currency: str) -> dict[str, Any
 def metrics(figures: Figures, currency: str) -> dict[str, Any]:
     """A Metrics message as it is kept: whole numbers as such, all others as exact decimals in text."""
     message = to_message(figures, currency)
-    kept = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    return kept | {name: getattr(message, name) for name in _INTEGERS}
+    return _NONE | {field.name: found for field, found in message.ListFields()}
