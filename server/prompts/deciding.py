@@ -96,5 +96,5 @@ def gate(counts: Counts, control: Counts, *, min_sample_count: int, max_acceptan
     return [
         Check("sample", counts.total, min_sample_count),
         Check("control_sample", control.total, min_sample_count),
-        Check("acceptance", None if distance is None else distance.low, -max_acceptance_loss),
+        Check("acceptance", None if distance is None else distance.low, 0.0 - max_acceptance_loss),
     ]

@@ -229,21 +229,25 @@ def _told(check: Check) -> str:
     match check.condition:
         case "sample" | "control_sample":
             whose = "its" if check.condition == "sample" else "control's"
-            return f"{check.actual:g} of {whose} answers were judged, {check.required:g} are needed"
+            return f"{check.actual:.0f} of {whose} answers were judged, {check.required:.0f} are needed"
         case "acceptance":
             if check.actual is None:
                 return "there is no acceptance to compare"
             return (
-                f"it may be accepted less often than control by {-check.actual:.4f}, allowed are {-check.required:g}:"
-                f" {check.required - check.actual:.4f} too much"
+                f"it may be accepted less often than control by {-check.actual:.4f}, allowed are"
+                f" {0.0 - check.required:g}: {check.required - check.actual:.4f} too much"
             )
 
 
 def _figures(failed: Sequence[Check]) -> dict[str, str]:
     found = {}
     for check in failed:
-        found[f"{check.condition}_required"] = f"{check.required:g}"
+        found[f"{check.condition}_required"] = _number(check.required)
         if check.actual is not None:
-            found[f"{check.condition}_actual"] = f"{check.actual:.6g}"
-            found[f"{check.condition}_missing"] = f"{check.required - check.actual:.6g}"
+            found[f"{check.condition}_actual"] = _number(check.actual)
+            found[f"{check.condition}_missing"] = _number(check.required - check.actual)
     return found
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:.6f}"

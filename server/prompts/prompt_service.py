@@ -84,11 +84,13 @@ class PromptService:
                 call.scope,
                 limit=page.size + 1,
                 after=page.after,
+                after_name=page.after_key,
                 client_id=optional_id(request.filter.client_id),
                 agency_wide=request.filter.agency_wide,
                 name=request.filter.name,
                 categories=convert.CATEGORIES.optional_words(request.filter.categories),
-            )
+            ),
+            key=lambda row: row.name,
         )
         return pb.ListPromptsResponse(prompts=await self._messages(call, rows), next_page_token=next_token)
 

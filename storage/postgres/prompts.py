@@ -148,16 +148,16 @@ RETURNING {_COLUMNS}"""
 _GET = f"SELECT {_COLUMNS} {SEEN} WHERE l.id = $4 AND {VISIBLE}"
 _GET_FOR_UPDATE = f"{_GET} FOR UPDATE OF l"
 
-# One page of prompts, in the order in which they were made.
+# One page of prompts, by name.
 _LIST_PAGE = f"""
 SELECT {_COLUMNS} {SEEN}
 WHERE {VISIBLE}
-  AND ($4::uuid IS NULL OR l.id > $4)
+  AND ($4::uuid IS NULL OR (l.name, l.id) > ($10, $4))
   AND ($6::uuid IS NULL OR l.client_id = $6)
   AND (NOT $7 OR l.client_id IS NULL)
   AND ($8 = '' OR l.name = $8)
   AND ($9::text[] IS NULL OR l.category = ANY ($9))
-ORDER BY l.id LIMIT $5"""
+ORDER BY l.name, l.id LIMIT $5"""
 
 # Adds a version under the next number. Two at once wait for each other at the prompt's row.
 _ADD_VERSION = f"""
@@ -222,13 +222,13 @@ JOIN ai_prompts t ON t.id = m.to_version_id LEFT JOIN ai_prompts f ON f.id = m.f
 # One move, which was just made.
 _GET_MOVE = f"SELECT {_MOVE_COLUMNS} {_MOVES} WHERE m.id = $4 AND {VISIBLE}"
 
-# One page of moves, newest first.
+# One page of moves, newest first by the clock of the database: ids are made by servers, whose clocks differ.
 _LIST_MOVES = f"""
 SELECT {_MOVE_COLUMNS} {_MOVES}
 WHERE l.id = $6 AND {VISIBLE}
-  AND ($4::uuid IS NULL OR m.id < $4)
+  AND ($4::uuid IS NULL OR (m.created_at, m.id) < (SELECT created_at, id FROM prompt_label_moves WHERE id = $4))
   AND ($7 = '' OR b.name = $7)
-ORDER BY m.id DESC LIMIT $5"""
+ORDER BY m.created_at DESC, m.id DESC LIMIT $5"""
 
 # The last move of a label that was not taken back, and no rollback itself.
 _STANDING = f"""
@@ -290,24 +290,26 @@ async def list_page(
     *,
     limit: int,
     after: UUID | None = None,
+    after_name: str = "",
     client_id: UUID | None = None,
     agency_wide: bool = False,
     name: str = "",
     categories: Sequence[str] | None = None,
 ) -> list[Prompt]:
-    """Prompts in the order in which they were made.
+    """Prompts by name.
 
     Args:
         db: Where to run it.
         scope: What the caller may touch.
         limit: Most prompts.
-        after: Only those made after this one.
+        after: Only those that come after this one.
+        after_name: Its name.
         client_id: Only this client's own.
         agency_wide: Only the agency's.
         name: Only those of this name, unless empty.
         categories: Only those for these purposes.
     """
-    rows = await db.fetch(_LIST_PAGE, *scope.args, after, limit, client_id, agency_wide, name, categories)
+    rows = await db.fetch(_LIST_PAGE, *scope.args, after, limit, client_id, agency_wide, name, categories, after_name)
     return [Prompt(*row) for row in rows]
 
 

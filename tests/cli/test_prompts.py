@@ -13,6 +13,7 @@ import pytest
 from mrm.ai.v1 import prompt_pb2
 from server.cli.console import CommandFailed
 from server.cli.prompts import description, differences, given
+from server.prompts import seeding
 from tests.prompts import writing
 from tests.prompts.test_experiments import judged
 
@@ -67,15 +68,17 @@ async def test_an_analyst_serves_another_text_and_takes_it_back(mrm: Mrm, world:
 
 
 async def test_prompts_of_the_service_are_loaded_by_a_command(mrm: Mrm, world: World) -> None:
-    await mrm("seed", "prompts", MRM_POSTGRES__DSN=world.connections.postgres_dsn)
-    again = await mrm("seed", "prompts", MRM_POSTGRES__DSN=world.connections.postgres_dsn)
-    assert again.code == 0 and again.out.startswith("0 prompts added, "), again.out + again.err
     server = {"MRM_TARGET": world.target, "MRM_TOKEN": world.admin.token}
-    shown = await mrm("prompts", "show", "migration.ru", **server)
+    await seeding.load(world.database)
+    again, shown, failed = await asyncio.gather(
+        mrm("seed", "prompts", MRM_POSTGRES__DSN=world.connections.postgres_dsn),
+        mrm("prompts", "show", "migration.ru", **server),
+        mrm("prompts", "diff", "migration.ru", "production", "nowhere", **server),
+    )
+    assert again.code == 0 and again.out.startswith("0 prompts added, "), again.out + again.err
     assert shown.code == 0, shown.err
     assert "variable: columns, json: Колонки с примерами" in shown.out
     assert "{{columns}}" in shown.out
-    failed = await mrm("prompts", "diff", "migration.ru", "production", "nowhere", **server)
     assert failed.code == 1 and "migration.ru has no version and no label nowhere" in failed.err
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
 
 from mrm.accounts.v1 import client_service_pb2
+from mrm.ai.v1 import feedback_pb2, prompt_pb2, prompt_service_pb2
 from mrm.ai.v1 import prompt_experiment_pb2 as experiment_pb
 from mrm.ai.v1 import prompt_experiment_service_pb2 as pb
-from mrm.ai.v1 import prompt_pb2, prompt_service_pb2
 from storage.postgres.ids import new_id
 from tests.conftest import Caller, Failing, World
+from tests.feedback import asking
 from tests.prompts import writing
 from tests.prompts.writing import Version
 
@@ -147,12 +148,19 @@ async def test_nothing_is_promoted_past_the_gate(world: World, failing: Failing)
     assert float(worse["acceptance_missing"]) == pytest.approx(-0.04 - found[1].difference_interval.low, rel=1e-5)
     assert [(check.met, check.required) for check in found[1].checks] == [(True, 50), (True, 50), (False, -0.04)]
 
-    # Without the experiment's name it counts nowhere.
-    await world.database.execute(
-        """INSERT INTO ai_feedback (id, key, prompt_id, client_id, user_action) VALUES ($1, $2, $3, $4, 'rejected')""",
-        new_id(), "x", UUID(other.prompt_version_id), UUID(client),
-    )  # fmt: skip
-    await judged(world, client, experiment.prompt_experiment_id, other, accepted=300)
+    # What is given back of a filled text counts; without the experiment's name it counts nowhere.
+    texts = [await writing.render(starter, control.name, subject_key=f"{n}") for n in range(20)]
+    got = next(each for each in texts if each.prompt_version_id == other.prompt_version_id)
+    for named, action in ((got.prompt_experiment_id, asking.ACCEPTED), ("", asking.REJECTED)):
+        record = feedback_pb2.FeedbackRecord(
+            key=uuid4().hex,
+            client_id=client,
+            prompt_version_id=got.prompt_version_id,
+            prompt_experiment_id=named,
+            action=action,
+        )
+        await asking.said(world.admin, record)
+    await judged(world, client, experiment.prompt_experiment_id, other, accepted=299)
     # Who started it does not promote it, however good it is.
     assert (await refused(starter))["failed"] == "approver"
     promoted = await writing.promote(approver, experiment, other)

@@ -152,6 +152,11 @@ async def test_a_clients_own_prompt_stands_in_for_the_agencys(world: World, fail
         return [each.client_id for each in (await caller.prompts.ListPrompts(request, metadata=caller.auth)).prompts]
 
     assert await listed(planner) == ["", client]
+    paged = pb.ListPromptsRequest(page_size=1, filter=pb.PromptFilter(name=name))
+    page = await planner.prompts.ListPrompts(paged, metadata=planner.auth)
+    paged.page_token = page.next_page_token
+    rest = await planner.prompts.ListPrompts(paged, metadata=planner.auth)
+    assert [each.client_id for each in (*page.prompts, *rest.prompts)] == ["", client] and not rest.next_page_token
     assert await listed(stranger) == [""]
     assert await listed(planner, agency_wide=True) == [""]
     assert await listed(planner, client_id=client) == [client]

@@ -121,7 +121,7 @@ class PromptServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPrompts(self, request, context):
-        """ListPrompts lists prompts with their labels, in the order in which they were made.
+        """ListPrompts lists prompts with their labels, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,7 @@ class PromptServiceStub:
     GetPrompt: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptRequest, _prompt_service_pb2.GetPromptResponse]
     """GetPrompt returns a prompt with its labels."""
     ListPrompts: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.ListPromptsRequest, _prompt_service_pb2.ListPromptsResponse]
-    """ListPrompts lists prompts with their labels, in the order in which they were made."""
+    """ListPrompts lists prompts with their labels, by name."""
     CreatePromptVersion: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.CreatePromptVersionRequest, _prompt_service_pb2.CreatePromptVersionResponse]
     """CreatePromptVersion adds a version under the next number. Nothing is served from it before a label is moved to it."""
     GetPromptVersion: _grpc.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptVersionRequest, _prompt_service_pb2.GetPromptVersionResponse]
@@ -90,7 +90,7 @@ class PromptServiceAsyncStub(PromptServiceStub):
     GetPrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptRequest, _prompt_service_pb2.GetPromptResponse]  # type: ignore[assignment]
     """GetPrompt returns a prompt with its labels."""
     ListPrompts: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.ListPromptsRequest, _prompt_service_pb2.ListPromptsResponse]  # type: ignore[assignment]
-    """ListPrompts lists prompts with their labels, in the order in which they were made."""
+    """ListPrompts lists prompts with their labels, by name."""
     CreatePromptVersion: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.CreatePromptVersionRequest, _prompt_service_pb2.CreatePromptVersionResponse]  # type: ignore[assignment]
     """CreatePromptVersion adds a version under the next number. Nothing is served from it before a label is moved to it."""
     GetPromptVersion: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptVersionRequest, _prompt_service_pb2.GetPromptVersionResponse]  # type: ignore[assignment]
@@ -152,7 +152,7 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prompt_service_pb2.ListPromptsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prompt_service_pb2.ListPromptsResponse, _abc.Awaitable[_prompt_service_pb2.ListPromptsResponse]]:
-        """ListPrompts lists prompts with their labels, in the order in which they were made."""
+        """ListPrompts lists prompts with their labels, by name."""
 
     @_abc_1.abstractmethod
     def CreatePromptVersion(
