@@ -5,13 +5,14 @@ import asyncio
 import importlib
 import json
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 from rich.table import Table
 
-from benchmarks.harness import Result, console, service
+from benchmarks.harness import Bench, Result, console, is_short, service
 
 # Modules, each loaded only when it is measured.
 NAMES = (
@@ -38,15 +39,24 @@ SHARES = {"growth": 0.1}
 
 
 async def measure(names: list[str], scale: float, output: Path) -> list[Result]:
-    """Runs the named benchmarks, each on engines of its own, so that none finds the other's data."""
+    """Runs the named benchmarks, each on engines of its own, so that none finds the other's data.
+
+    In short forms, whose figures mean nothing, all but those that start their servers themselves share one server.
+    """
     results: list[Result] = []
-    for name in names or NAMES:
-        console.print(f"[bold]{name}[/bold]")
-        module = importlib.import_module(f"benchmarks.{name}")
-        share = 1.0 if names else SHARES.get(name, 1.0)
-        # A benchmark may start its servers itself.
-        async with getattr(module, "prepared", service)(scale * share) as bench:
-            found = await module.run(replace(bench, output=output))
+    async with AsyncExitStack() as stack:
+        shared: Bench | None = None
+        for name in names or NAMES:
+            console.print(f"[bold]{name}[/bold]")
+            module = importlib.import_module(f"benchmarks.{name}")
+            share = 1.0 if names else SHARES.get(name, 1.0)
+            prepared = getattr(module, "prepared", None)
+            if prepared is None and is_short(scale):
+                shared = shared or await stack.enter_async_context(service(scale))
+                found = await module.run(replace(shared, scale=scale * share, output=output))
+            else:
+                async with (prepared or service)(scale * share) as bench:
+                    found = await module.run(replace(bench, output=output))
             results += [replace(each, scale=scale * share) for each in found]
     return results
 

@@ -20,6 +20,11 @@ from server.settings import Settings
 console = Console(stderr=True)
 
 
+# Below this scale a benchmark only shows that everything works: its figures mean nothing.
+_MEASURING_SCALE = 0.2
+_SHORT_SHARE = 20
+
+
 @dataclass(frozen=True)
 class Result:
     """One figure.
@@ -68,13 +73,17 @@ class Bench:
 
     @property
     def rounds(self) -> int:
-        """How many pairs to measure: a short form only shows that everything works."""
-        return 7 if self.scale >= 0.2 else 2
+        """How many pairs to measure."""
+        return 1 if is_short(self.scale) else 7
 
     @property
     def settle(self) -> float:
         """Seconds of rest before each measurement that leaves background work behind."""
-        return 2.0 if self.scale >= 0.2 else 0.1
+        return 0.1 if is_short(self.scale) else 2.0
+
+    def count(self, whole: int, least: int = 1) -> int:
+        """How many of something to make or send at a time: a twentieth of it in a short form."""
+        return max(least, whole // _SHORT_SHARE) if is_short(self.scale) else whole
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,6 +93,11 @@ class Bench:
             "MRM_CLICKHOUSE__DSN": self.connections.clickhouse_dsn,
             "MRM_REDIS__DURABLE_DSN": self.connections.redis_dsn,
         }
+
+
+def is_short(scale: float) -> bool:
+    """Whether a benchmark of this scale only shows that everything works."""
+    return scale < _MEASURING_SCALE
 
 
 @asynccontextmanager
@@ -147,22 +161,21 @@ async def interleaved(
     rounds: int,
     measured: Callable[[], Awaitable[float]],
     floor: Callable[[], Awaitable[float]],
-    warmups: int = 1,
     settle: float = 0.0,
 ) -> tuple[float, float, float]:
     """Measures both in turn; each round's order is the reverse of the one before.
 
     Args:
-        rounds: Pairs that count.
+        rounds: Pairs that count. One pair before them does not, unless there is one alone.
         measured: One measurement of the service.
         floor: One measurement of the floor.
-        warmups: Pairs before them that do not.
         settle: Seconds before each measurement, so that background work of the one before does not fall on it.
 
     Returns:
         Median of the measured, median of the floor, median of the ratios round by round.
     """
     pairs: list[tuple[float, float]] = []
+    warmups = 1 if rounds > 1 else 0
     for number in range(warmups + rounds):
         figures = {}
         for side in (measured, floor) if number % 2 else (floor, measured):

@@ -25,21 +25,22 @@ APPEND = "/mrm.statistics.v1.StatisticsService/AppendEvents"
 async def run(bench: Bench) -> list[Result]:
     """Measures batches of 20 000 events, four inserts in flight on both sides, the same bytes."""
     tenant = await make_tenant(bench, 100)
-    batches = [batch(tenant, BATCH, 3600, seed) for seed in range(max(4, int(24 * bench.scale)))]
+    size = bench.count(BATCH)
+    batches = [batch(tenant, size, 3600, seed) for seed in range(max(4, int(24 * bench.scale)))]
     async with (
         grpc.aio.insecure_channel(bench.target) as channel,
         aiohttp.ClientSession() as http,
     ):
         value, floor, ratio = await interleaved(
             bench.rounds,
-            lambda: _through_grpc(channel, tenant, batches),
-            lambda: _straight(bench, http, tenant, batches),
+            lambda: _through_grpc(channel, tenant, batches, size),
+            lambda: _straight(bench, http, tenant, batches, size),
             settle=bench.settle,
         )
     return [Result("ingest.append_events", value, "events/s", floor, ratio, BAR, ratio >= BAR)]
 
 
-async def _through_grpc(channel: grpc.aio.Channel, tenant: Tenant, batches: list[bytes]) -> float:
+async def _through_grpc(channel: grpc.aio.Channel, tenant: Tenant, batches: list[bytes], size: int = BATCH) -> float:
     """Four producer streams, each with one batch on its way and the next one sent, as many inserts as the floor has."""
 
     async def produce(mine: list[bytes]) -> None:
@@ -47,7 +48,7 @@ async def _through_grpc(channel: grpc.aio.Channel, tenant: Tenant, batches: list
         requests = []
         for data in mine:
             requests.append(append_request(tenant, stream_id, offset, data))
-            offset += BATCH
+            offset += size
         call = channel.stream_stream(APPEND, response_deserializer=pb.AppendEventsResponse.FromString)(
             iter_async(requests), metadata=tenant.metadata
         )
@@ -56,15 +57,17 @@ async def _through_grpc(channel: grpc.aio.Channel, tenant: Tenant, batches: list
             if reply.HasField("error"):
                 raise RuntimeError(reply.error.message)
             acknowledged += reply.stored_count
-        if acknowledged != BATCH * len(mine):
-            raise RuntimeError(f"{acknowledged} of {BATCH * len(mine)} events acknowledged")
+        if acknowledged != size * len(mine):
+            raise RuntimeError(f"{acknowledged} of {size * len(mine)} events acknowledged")
 
     begun = time.perf_counter()
     await asyncio.gather(*(produce(batches[number::IN_FLIGHT]) for number in range(IN_FLIGHT)))
-    return BATCH * len(batches) / (time.perf_counter() - begun)
+    return size * len(batches) / (time.perf_counter() - begun)
 
 
-async def _straight(bench: Bench, http: aiohttp.ClientSession, tenant: Tenant, batches: list[bytes]) -> float:
+async def _straight(
+    bench: Bench, http: aiohttp.ClientSession, tenant: Tenant, batches: list[bytes], size: int
+) -> float:
     parts = urlsplit(bench.connections.clickhouse_dsn)
     url = f"http://{parts.hostname}:{parts.port}/"
     headers = {"X-ClickHouse-User": parts.username or "", "X-ClickHouse-Key": parts.password or ""}
@@ -83,7 +86,7 @@ async def _straight(bench: Bench, http: aiohttp.ClientSession, tenant: Tenant, b
 
     begun = time.perf_counter()
     await asyncio.gather(*(insert() for _ in range(IN_FLIGHT)))
-    return BATCH * len(batches) / (time.perf_counter() - begun)
+    return size * len(batches) / (time.perf_counter() - begun)
 
 
 def append_request(tenant: Tenant, stream_id: str, offset: int, data: bytes) -> bytes:

@@ -78,7 +78,7 @@ async def _prepare(bench: Bench) -> tuple[str, list[UUID]]:
             for number in range(CAMPAIGNS)
         ],
     )
-    user = await users.create(database, email="bench@example.com", password_hash="!", role="specialist")
+    user = await users.create(database, email=f"{new_id()}@example.com", password_hash="!", role="specialist")
     await clients.add_membership(database, user_id=user.id, client_id=client.id)
     token = new_secret(SESSION_PREFIX)
     await SessionStore(redis).create(digest(token), user.id, user.email, user.role)

@@ -16,6 +16,7 @@ from mrm.campaigns.v1 import campaign_service_pb2_grpc as rpc
 from server.rpc.auth import SESSION_PREFIX, digest, new_secret
 from storage.postgres import campaigns, clients, projects, users
 from storage.postgres.database import Database
+from storage.postgres.ids import new_id
 from storage.redis.multiplex import MultiplexedRedis
 from storage.redis.sessions import SCRIPTS, SessionStore
 
@@ -64,18 +65,18 @@ async def _prepare(bench: Bench) -> tuple[list[str], list[UUID]]:
                 name=f"bench {number}",
                 currency="RUB",
             )
-            for number in range(CAMPAIGNS)
+            for number in range(bench.count(CAMPAIGNS))
         )
     )
 
-    async def member(number: int) -> str:
-        user = await users.create(database, email=f"bench-{number}@example.com", password_hash="!", role="specialist")
+    async def member() -> str:
+        user = await users.create(database, email=f"{new_id()}@example.com", password_hash="!", role="specialist")
         await clients.add_membership(database, user_id=user.id, client_id=client.id)
         token = new_secret(SESSION_PREFIX)
         await sessions.create(digest(token), user.id, user.email, user.role)
         return token
 
-    tokens = await asyncio.gather(*(member(number) for number in range(SESSIONS)))
+    tokens = await asyncio.gather(*(member() for _ in range(bench.count(SESSIONS))))
     await redis.close()
     await database.close()
     return list(tokens), [campaign.id for campaign in made]

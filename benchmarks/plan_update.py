@@ -85,17 +85,17 @@ async def _prepare(bench: Bench) -> tuple[list[str], list[UUID]]:
             channels=channels,
             targeting={},
         )
-        for number in range(PLANS)
+        for number in range(bench.count(PLANS))
     ]
 
-    async def planner(number: int) -> str:
-        user = await users.create(database, email=f"plan-{number}@example.com", password_hash="!", role="media_planner")
+    async def planner() -> str:
+        user = await users.create(database, email=f"{new_id()}@example.com", password_hash="!", role="media_planner")
         await clients.add_membership(database, user_id=user.id, client_id=client.id)
         token = new_secret(SESSION_PREFIX)
         await sessions.create(digest(token), user.id, user.email, user.role)
         return token
 
-    tokens = await asyncio.gather(*(planner(number) for number in range(SESSIONS)))
+    tokens = await asyncio.gather(*(planner() for _ in range(bench.count(SESSIONS))))
     await redis.close()
     await database.close()
     return list(tokens), [plan.id for plan in made]

@@ -28,7 +28,7 @@ _FIGURES = """toUInt64(50 + rand(1) % 5000), toUInt64(rand(2) % 60), toDecimal12
 
 async def run(bench: Bench) -> list[Result]:
     """Measures replies of 9 000 rows, one after another."""
-    tenant = await make_tenant(bench, CAMPAIGNS)
+    tenant = await make_tenant(bench, bench.count(CAMPAIGNS))
     end = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     await _fill(bench, tenant, end)
     driver = await clickhouse_connect.get_async_client(dsn=bench.connections.clickhouse_dsn)
@@ -50,13 +50,15 @@ async def _fill(bench: Bench, tenant: Tenant, end: datetime) -> None:
     store = ClickHouse(bench.connections.clickhouse_dsn, connections=2)
     hours = STORED_DAYS * 24
     first = int((end - timedelta(days=STORED_DAYS)).timestamp())
-    others = max(1, int(ROWS * bench.scale) // hours - CAMPAIGNS)
+    others = max(1, int(ROWS * bench.scale) // hours - len(tenant.campaign_ids))
     mine = ", ".join(f"'{campaign}'" for campaign in tenant.campaign_ids)
     campaign = f"arrayElement([{mine}]::Array(UUID), 1 + intDiv(number, {hours}))"
     other = f"intDiv(number, {hours})"
     try:
         # Inserts of a few million rows each; the months of a year are partitions.
-        await _insert(store, f"toUUID('{tenant.client_id}')", campaign, first, hours, 0, CAMPAIGNS * hours, 1)
+        await _insert(
+            store, f"toUUID('{tenant.client_id}')", campaign, first, hours, 0, len(tenant.campaign_ids) * hours, 1
+        )
         step = 200
         for begin in range(0, others, step):
             count = min(step, others - begin) * hours
@@ -67,7 +69,7 @@ async def _fill(bench: Bench, tenant: Tenant, end: datetime) -> None:
             )
         recent = first + (STORED_DAYS - 3) * 24 * 3600
         again = f"arrayElement([{mine}]::Array(UUID), 1 + intDiv(number, 72))"
-        await _insert(store, f"toUUID('{tenant.client_id}')", again, recent, 72, 0, CAMPAIGNS * 72, 2)
+        await _insert(store, f"toUUID('{tenant.client_id}')", again, recent, 72, 0, len(tenant.campaign_ids) * 72, 2)
     finally:
         await store.close()
 
@@ -100,7 +102,7 @@ async def _through_grpc(channel: grpc.aio.Channel, tenant: Tenant, end: datetime
     begun = time.perf_counter()
     for _ in range(QUERIES):
         reply = await stub.QueryStatistics(request, metadata=tenant.metadata)
-        if sum(row.data_present for row in reply.rows) != DAYS * CAMPAIGNS:
+        if sum(row.data_present for row in reply.rows) != DAYS * len(tenant.campaign_ids):
             raise RuntimeError(f"{len(reply.rows)} rows")
     return QUERIES / (time.perf_counter() - begun)
 
@@ -116,6 +118,6 @@ async def _straight(driver: AsyncClient, tenant: Tenant, end: datetime) -> float
             GROUP BY day, campaign_id ORDER BY day, campaign_id""",
             parameters={"client": tenant.client_id, "first": end - timedelta(days=DAYS), "end": end},
         )
-        if len(result.result_rows) != DAYS * CAMPAIGNS:
+        if len(result.result_rows) != DAYS * len(tenant.campaign_ids):
             raise RuntimeError(f"{len(result.result_rows)} rows")
     return QUERIES / (time.perf_counter() - begun)

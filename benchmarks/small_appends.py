@@ -36,11 +36,13 @@ async def run(bench: Bench) -> list[Result]:
 async def _measure(bench: Bench, name: str, client_count: int, bar: float) -> Result:
     tenants = [await make_tenant(bench, 100 // client_count) for _ in range(client_count)]
     each = max(IN_FLIGHT // client_count, round(LARGE_BATCHES * bench.scale / client_count), 1)
+    # In a short form, too, every producer has something to send.
+    size = bench.count(LARGE, least=4000)
     large: list[tuple[Tenant, list[bytes]]] = []
     small: list[tuple[Tenant, list[bytes]]] = []
     streams, producers = max(1, IN_FLIGHT // client_count), PRODUCERS // client_count
     for tenant in tenants:
-        batches = [batch(tenant, LARGE, 3600, seed) for seed in range(each)]
+        batches = [batch(tenant, size, 3600, seed) for seed in range(each)]
         parts = _cut(batches)
         large += [(tenant, batches[number::streams]) for number in range(streams)]
         small += [(tenant, parts[number::producers]) for number in range(producers)]
@@ -52,7 +54,7 @@ async def _measure(bench: Bench, name: str, client_count: int, bar: float) -> Re
         value, floor, ratio = await interleaved(
             bench.rounds,
             lambda: _produce(channels, small, SMALL, PRODUCERS),
-            lambda: _produce(channels, large, LARGE, IN_FLIGHT),
+            lambda: _produce(channels, large, size, IN_FLIGHT),
             settle=bench.settle,
         )
     finally:

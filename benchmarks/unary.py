@@ -15,6 +15,7 @@ from mrm.campaigns.v1 import campaign_service_pb2_grpc as rpc
 from server.rpc.auth import SESSION_PREFIX, digest, new_secret
 from storage.postgres import campaigns, clients, projects, users
 from storage.postgres.database import Database
+from storage.postgres.ids import new_id
 from storage.redis.multiplex import MultiplexedRedis
 from storage.redis.sessions import SCRIPTS, SessionStore
 
@@ -60,8 +61,8 @@ async def prepare(bench: Bench) -> tuple[list[str], UUID]:
         configuration={"strategy": "clicks"},
     )
     tokens = []
-    for number in range(SESSIONS):
-        user = await users.create(database, email=f"bench-{number}@example.com", password_hash="!", role="specialist")
+    for _ in range(bench.count(SESSIONS)):
+        user = await users.create(database, email=f"{new_id()}@example.com", password_hash="!", role="specialist")
         await clients.add_membership(database, user_id=user.id, client_id=client.id)
         tokens.append(new_secret(SESSION_PREFIX))
         await sessions.create(digest(tokens[-1]), user.id, user.email, user.role)

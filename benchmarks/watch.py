@@ -38,7 +38,7 @@ async def run(bench: Bench) -> list[Result]:
         seen: dict[str, list[tuple[int, float]]] = defaultdict(list)
         ready = asyncio.Event()
         watcher = asyncio.create_task(_watch(watching, tenant, seen, ready))
-        load = asyncio.create_task(_load(loading, other))
+        load = asyncio.create_task(_load(loading, other, bench.count(BATCH)))
         try:
             await ready.wait()
             acked = await _produce(producing, tenant, seconds)
@@ -119,14 +119,14 @@ async def _produce(
     return acked
 
 
-async def _load(channel: grpc.aio.Channel, tenant: Tenant) -> None:
-    """Another client's full batches at a steady rate."""
-    batches = [batch(tenant, BATCH, 3600, seed) for seed in range(8)]
+async def _load(channel: grpc.aio.Channel, tenant: Tenant, size: int) -> None:
+    """Another client's batches at a steady rate."""
+    batches = [batch(tenant, size, 3600, seed) for seed in range(8)]
     append = channel.stream_stream(APPEND, response_deserializer=pb.AppendEventsResponse.FromString)
     call = append(metadata=tenant.metadata)
     stream_id, due = str(uuid4()), time.perf_counter()
     for number in itertools.count():
-        await call.write(append_request(tenant, stream_id, number * BATCH, batches[number % len(batches)]))
+        await call.write(append_request(tenant, stream_id, number * size, batches[number % len(batches)]))
         reply = await call.read()
         if not isinstance(reply, pb.AppendEventsResponse) or reply.HasField("error"):
             raise RuntimeError(f"the load was refused: {reply}")
