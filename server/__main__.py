@@ -25,6 +25,7 @@ _COMMANDS = {
     "sync": "sync:commands",
     "jobs": "jobs:commands",
     "budget": "budget:commands",
+    "feedback": "feedback:commands",
     "alerts": "alerts:commands",
     "mail": "mail:commands",
     "ingest": "ingest:ingest",

@@ -79,6 +79,8 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "0 of its answers were judged, 100 are needed" in output
     assert "whoever started the experiment does not promote" in output
     assert "production: version 2 -> 1 (rollback)" in output
+    assert '"editPercent": "16"' in output and "records[0].key: is that of another record" in output
+    assert re.search(r"greeting v1 production +1 +0 % \(0-79.35\) +100 % \(20.65-100\)", output), output
     assert '"BUDGET_ALERT_POLICY_SOURCE_CLIENT"' in output
     assert "must be a valid UUID" in output
     assert "neither the client nor an agency above it has this account" in output

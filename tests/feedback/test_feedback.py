@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mrm.accounts.v1 import client_pb2, client_service_pb2, user_service_pb2
 from mrm.ai.v1 import feedback_pb2
 from mrm.ai.v1 import feedback_service_pb2 as pb
+from mrm.ai.v1 import prompt_experiment_service_pb2 as experiment_pb
 from mrm.common.v1 import options_pb2
 from mrm.planning.v1 import project_member_pb2
 from server.feedback import edits
@@ -26,7 +27,7 @@ from server.rpc.call import Call, Principal
 from storage.postgres import clients, feedback
 from storage.scope import EVERYTHING, Scope
 from tests.conftest import Caller, Failing, World, failure_of
-from tests.feedback.asking import EDITED, REJECTED, Desk, batch, desk, got, said
+from tests.feedback.asking import ACCEPTED, EDITED, REJECTED, Desk, batch, desk, got, said
 from tests.prompts import writing
 
 pytestmark = pytest.mark.bar_g
@@ -415,3 +416,36 @@ async def test_answers_that_people_took_are_examples(world: World) -> None:
     assert sorted(await feedback.examples_internal(world.database, ids), key=lambda each: each.id) == found
     assert {each.id for each in await feedback.examples(world.database, EVERYTHING, ids)} == {ids[0], ids[1], ids[5]}
     assert not await feedback.examples(world.database, Scope(user_id=uuid4()), ids)
+
+
+async def test_what_an_experiment_serves_is_judged_and_counted(world: World, place: Desk) -> None:
+    name = f"loop {uuid4().hex}"
+    control = await writing.create(world.admin, name=name)
+    other = await writing.version(world.admin, control.prompt_id)
+    await writing.move(world.admin, control, "staging")
+    running = await writing.start(world.admin, "staging", control, other)
+    shown = [await writing.render(world.admin, name, label="staging", subject_key=str(n)) for n in range(12)]
+    served = [
+        place.record(
+            prompt_version_id=each.prompt_version_id,
+            label=each.label,
+            prompt_experiment_id=each.prompt_experiment_id,
+            action=ACCEPTED if number % 3 else REJECTED,
+        )
+        for number, each in enumerate(shown)
+    ]
+    stray = place.record(prompt_experiment_id=running.prompt_experiment_id)
+    results = await batch(world.admin, *served, stray)
+    assert [told(each) for each in results if each.HasField("status")] == [("NOT_FOUND", "prompt_experiment")]
+    request = experiment_pb.GetPromptExperimentResultRequest(prompt_experiment_id=running.prompt_experiment_id)
+    arms = (await world.admin.experiments.GetPromptExperimentResult(request, metadata=world.admin.auth)).results
+    counted = {arm.arm.prompt_version_id: (arm.feedback_count, arm.accepted_count) for arm in arms}
+    statistics = pb.GetFeedbackStatisticsRequest(
+        filter={"prompt_experiment_id": running.prompt_experiment_id},  # type: ignore[arg-type]
+        dimensions=[feedback_pb2.FEEDBACK_DIMENSION_PROMPT_VERSION, feedback_pb2.FEEDBACK_DIMENSION_EXPERIMENT],
+    )
+    groups = (await world.admin.feedback.GetFeedbackStatistics(statistics, metadata=world.admin.auth)).groups
+    figures = {each.prompt_version_id: (each.figures.count, each.figures.accepted_count) for each in groups}
+    assert figures == {version: counts for version, counts in counted.items() if counts[0]}
+    assert sum(count for count, _ in figures.values()) == 12
+    assert {each.prompt_experiment_id for each in groups} == {running.prompt_experiment_id}
