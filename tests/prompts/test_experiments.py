@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from uuid import UUID, uuid4
 
 import grpc
@@ -11,11 +13,14 @@ from mrm.accounts.v1 import client_service_pb2
 from mrm.ai.v1 import feedback_pb2, prompt_pb2, prompt_service_pb2
 from mrm.ai.v1 import prompt_experiment_pb2 as experiment_pb
 from mrm.ai.v1 import prompt_experiment_service_pb2 as pb
+from mrm.common.v1 import options_pb2
+from mrm.operations.v1 import change_service_pb2
 from storage.postgres.ids import new_id
-from tests.conftest import Caller, Failing, World
+from tests.conftest import Caller, Failing, World, failure_of
 from tests.feedback import asking
 from tests.prompts import writing
 from tests.prompts.writing import Version
+from tests.test_bars import FULL
 
 _FEEDBACK = """
 INSERT INTO ai_feedback (id, key, prompt_id, client_id, user_action, edit_distance, experiment_id)
@@ -174,9 +179,68 @@ async def test_nothing_is_promoted_past_the_gate(world: World, failing: Failing)
     assert (await writing.render(starter, control.name, subject_key="a")).text == "B"
     failure = await failing(writing.promote(approver, experiment, other))
     assert failure.metadata["state"] == "promoted"
+    for kind, resource_id, actions in (
+        ("prompt_label", promoted.prompt_label.prompt_label_id, ["promote", "move"]),
+        ("prompt_experiment", experiment.prompt_experiment_id, ["promote", "stop", "start"]),
+    ):
+        wanted = change_service_pb2.ChangeFilter(resource_types=[kind], resource_id=resource_id)
+        listing = change_service_pb2.ListChangesRequest(filter=wanted)
+        changes = (await approver.changes.ListChanges(listing, metadata=approver.auth)).changes
+        assert [change.action for change in changes] == actions
     # One call takes it back.
     back = await writing.rollback(starter, control.prompt_id, "production")
     assert (back.prompt_label.version, back.move.undone_number) == (1, 2)
+
+
+async def test_whoever_made_the_key_that_started_does_not_promote_either(world: World, failing: Failing) -> None:
+    control, other = await pair(world)
+    rights = [options_pb2.PERMISSION_PROMPTS_READ, options_pb2.PERMISSION_PROMPTS_WRITE]
+    experiment = await writing.start(await world.key([], *rights), "staging", control, other, min_sample_count=1)
+    client = (await world.client()).client_id
+    for arm, accepted in ((control, 1), (other, 1000)):
+        await judged(world, client, experiment.prompt_experiment_id, arm, accepted=accepted, rejected=1000 - accepted)
+    failure = await failing(writing.promote(world.admin, experiment, other))
+    assert failure.metadata["failed"] == "approver"
+    assert (await writing.promote(await world.user("admin"), experiment, other)).prompt_label.version == 2
+
+
+@pytest.mark.bar_g
+async def test_of_fifty_who_move_and_promote_one_wins_and_all_is_told(world: World) -> None:
+    """Promotions and moves that start from the same version at once: one of them happens, and the experiment knows."""
+    client = (await world.client()).client_id
+    approvers = [await world.user("admin") for _ in range(2)]
+    won = set()
+    for _ in range(20 if FULL else 2):
+        control, other = await pair(world, "production")
+        third = await writing.version(world.admin, control.prompt_id)
+        experiment = await writing.start(world.admin, "production", control, other, min_sample_count=1)
+        for arm, accepted in ((control, 10), (other, 990)):
+            await judged(
+                world, client, experiment.prompt_experiment_id, arm, accepted=accepted, rejected=1000 - accepted
+            )
+        attempts = [
+            writing.promote(approvers[n // 2 % 2], experiment, other)
+            if n % 2
+            else writing.move(approvers[n // 2 % 2], third, "production", control)
+            for n in range(50)
+        ]
+        random.shuffle(attempts)
+        answers = await asyncio.gather(*attempts, return_exceptions=True)
+        (winner,) = [answer for answer in answers if not isinstance(answer, BaseException)]
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                assert isinstance(answer, grpc.aio.AioRpcError)
+                failure = failure_of(answer)
+                assert failure.reason == "PROMPT_LABEL_MOVED" or failure.metadata["state"] == "promoted", failure
+        told = await writing.history(world.admin, control.prompt_id)
+        assert [move.to_version for move in told] == [1, winner.prompt_label.version]
+        assert told[1] == winner.move
+        ended = await get(world.admin, experiment.prompt_experiment_id)
+        promoted = isinstance(winner, pb.PromotePromptExperimentResponse)
+        assert ended.status == experiment_pb.PROMPT_EXPERIMENT_STATUS_STOPPED
+        assert ended.promoted_prompt_version_id == (other.prompt_version_id if promoted else "")
+        won.add(promoted)
+    assert not FULL or won == {True, False}
 
 
 async def test_a_purge_takes_the_words_of_a_clients_own_prompts(world: World) -> None:
