@@ -198,9 +198,10 @@ async def test_whoever_keeps_texts_hears_at_once_that_another_is_served(world: W
 
 
 @pytest.mark.bar_g
+@pytest.mark.timeout(300)
 async def test_no_move_of_a_label_is_lost_however_many_movers(world: World) -> None:
     """Fifty move one label at once; every answer is one step of an unbroken history, and there are no other steps."""
-    each_moves = 40 if FULL else 1
+    each_moves = 20 if FULL else 1
     versions = [await writing.create(world.admin)]
     versions += [await writing.version(world.admin, versions[0].prompt_id) for _ in range(4)]
     prompt_id = versions[0].prompt_id
