@@ -97,6 +97,7 @@ from server.rpc.fences import SessionFences
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import Pager
 from server.rpc.pipeline import Deserializer, Pipeline
+from server.rpc.preference import ReadPreference
 from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
@@ -128,6 +129,7 @@ from storage.clickhouse.target import set_durability
 from storage.migrations import MigrationStatus
 from storage.postgres import token_keys
 from storage.postgres.database import Database
+from storage.postgres.replica import Replica
 from storage.redis.campaign_cache import CampaignListStore
 from storage.redis.limits import RateLimiter
 from storage.redis.multiplex import MultiplexedRedis
@@ -239,6 +241,13 @@ class Application:
                 application_name="mrm-background",
             )
         )
+        preference = None
+        if settings.postgres.replica_dsn is not None:
+            staleness = settings.postgres.replica_staleness
+            replica = Replica(background, await self._opened(_replica(settings)), staleness)
+            database.read_from(replica)
+            self._background(replica.run)
+            preference = ReadPreference(staleness)
         redis = await self._opened(
             MultiplexedRedis.open(settings.redis.durable_dsn.get_secret_value(), scripts=SCRIPTS)
         )
@@ -259,7 +268,7 @@ class Application:
         job_feed = JobFeed(background, settings.watch.tick, self._streams.draining)
         feed = ChangeFeed(background, signals, settings.watch, self._streams.draining)
         await fences.read()
-        self._pipeline = Pipeline(authenticator, database, self._streams, feed.announce)
+        self._pipeline = Pipeline(authenticator, database, self._streams, feed.announce, preference)
         configured = settings.auth.token_key
         key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
         codec = TokenCodec(key)
@@ -450,6 +459,19 @@ def _needs(service: str) -> frozenset[str]:
 
 async def _signals(settings: Settings) -> Signals:
     return Signals(settings.redis.durable_dsn.get_secret_value())
+
+
+async def _replica(settings: Settings) -> Database:
+    dsn = settings.postgres.replica_dsn
+    assert dsn is not None
+    # It need not be there yet.
+    return await Database.open(
+        dsn.get_secret_value(),
+        min_size=0,
+        max_size=settings.postgres.pool_max,
+        statement_cache_size=settings.postgres.statement_cache_size,
+        application_name="mrm-reads",
+    )
 
 
 async def _platforms(settings: Settings) -> Platforms:

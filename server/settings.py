@@ -42,6 +42,10 @@ class PostgresSettings(BaseModel):
     """PostgreSQL, the truth for entities."""
 
     dsn: SecretStr = Field(SecretStr("postgresql://localhost/mrm"), description="Connection URL")
+    replica_dsn: SecretStr | None = Field(None, description="A replica that takes reads off it; none if unset")
+    replica_staleness: PositiveSeconds = Field(
+        1.0, description="A replica that is further behind, in seconds, is not read from"
+    )
     pool_min: int = Field(2, ge=1, le=100, description="Connections kept open")
     pool_max: int = Field(10, ge=1, le=200, description="Most connections")
     statement_cache_size: int = Field(200, ge=0, le=10000, description="0 behind PgBouncer in transaction mode")

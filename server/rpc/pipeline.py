@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from server.rpc.auth import Authenticator
 from server.rpc.call import ANONYMOUS, Call, Mutation, Principal, StreamCall
 from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, NotFound, Unavailable
 from server.rpc.policy import Policy, read_policy
+from server.rpc.preference import HEADER, PRIMARY, ReadPreference
 from server.rpc.status import to_domain, to_status
 from server.rpc.streams import StreamRegistry
 from server.rpc.validation import validate
@@ -48,6 +50,7 @@ class Malformed:
 
 
 MALFORMED = Malformed()
+_ANYHOW = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Pipeline:
         database: Where mutations run, with their idempotency and audit records.
         streams: Open streams, ended when their credentials end or the server drains.
         announce: Told after a commit that changes were recorded.
+        preference: Says which calls may read from a replica; None if there is none.
     """
 
     def __init__(
@@ -81,7 +85,9 @@ class Pipeline:
         database: Database,
         streams: StreamRegistry,
         announce: Callable[[], None] | None = None,
+        preference: ReadPreference | None = None,
     ) -> None:
+        self._preference = preference
         self._authenticator = authenticator
         self._database = database
         self._streams = streams
@@ -155,12 +161,13 @@ class Pipeline:
                     if checked:
                         validate(request)
                     try:
-                        if method.policy.idempotency == "REQUEST_ID":
-                            return await self._mutate(method, request, principal, trace)
-                        call = Call(
-                            method.full_name, trace.request_id, principal, trace.peer, note_limit=trace.note_limit
-                        )
-                        return await method.run(request, call)
+                        with self._reading(method, principal, trace.reading):
+                            if method.policy.idempotency == "REQUEST_ID":
+                                return await self._mutate(method, request, principal, trace)
+                            call = Call(
+                                method.full_name, trace.request_id, principal, trace.peer, note_limit=trace.note_limit
+                            )
+                            return await method.run(request, call)
                     except NotFound as error:
                         permission = method.policy.permission
                         raise await rights.explained(self._database, principal, permission, error) from None
@@ -206,7 +213,8 @@ class Pipeline:
             principal = await self._admit(method, context, trace)
             with self._streams.guard(principal) as guard:
                 try:
-                    await run(principal, trace)
+                    with self._reading(method, principal, PRIMARY):
+                        await run(principal, trace)
                 except NotFound as error:
                     raise await rights.explained(self._database, principal, method.policy.permission, error) from None
                 except asyncio.CancelledError:
@@ -221,6 +229,11 @@ class Pipeline:
             await self._cancelled(context, trace)
         finally:
             self._leave(trace)
+
+    def _reading(self, method: Method, principal: Principal, wanted: str) -> AbstractContextManager[None]:
+        if self._preference is None:
+            return _ANYHOW
+        return self._preference.of(method.policy, principal.lasting_id, wanted)
 
     def _stream_call(
         self, method: Method, context: Context, principal: Principal, trace: "Trace", requests: AsyncIterator[Any]
@@ -284,13 +297,15 @@ class Pipeline:
     def _enter(self, method: Method, context: Context) -> "Trace":
         self._running += 1
         self._idle.clear()
-        authorization = given_id = ""
+        authorization = given_id = reading = ""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization":
                 authorization = value if isinstance(value, str) else ""
             elif name == "x-request-id" and isinstance(value, str) and _REQUEST_ID.match(value):
                 given_id = value
-        trace = Trace(method, given_id or uuid7().hex, authorization, context)
+            elif name == HEADER and isinstance(value, str):
+                reading = value
+        trace = Trace(method, given_id or uuid7().hex, authorization, reading, context)
         context.set_trailing_metadata(trace.trailer)
         logs.bind_request(trace.request_id)
         return trace
@@ -344,16 +359,18 @@ class Trace:
         "method",
         "peer",
         "principal",
+        "reading",
         "reason",
         "request_id",
         "started",
         "trailer",
     )
 
-    def __init__(self, method: Method, request_id: str, authorization: str, context: Context) -> None:
+    def __init__(self, method: Method, request_id: str, authorization: str, reading: str, context: Context) -> None:
         self.method = method
         self.request_id = request_id
         self.authorization = authorization
+        self.reading = reading
         self.context = context
         self.peer = context.peer()
         self.trailer: tuple[tuple[str, str], ...] = (("x-request-id", request_id),)

@@ -14,8 +14,9 @@ import asyncpg
 import orjson
 
 from storage import deadline
-from storage.errors import Contention, StoreUnavailable
+from storage.errors import Contention, StoreError, StoreUnavailable
 from storage.postgres.failures import STORE, StalePlan, translate, translated
+from storage.postgres.replica import Replica
 
 T = TypeVar("T")
 Row = Any
@@ -121,6 +122,7 @@ class Database:
     def __init__(self, pool: Any, on_transaction: TransactionObserver | None = None) -> None:
         self._pool = pool
         self._on_transaction = on_transaction
+        self._replica: Replica | None = None
 
     @classmethod
     async def open(
@@ -163,6 +165,10 @@ class Database:
                 raise StoreUnavailable(STORE, "connect timeout") from None
         return cls(pool, on_transaction)
 
+    def read_from(self, replica: Replica) -> None:
+        """Lets single statements that only fetch be answered by a replica, where their call allows it."""
+        self._replica = replica
+
     async def close(self, timeout: float = 5.0) -> None:
         """Closes the pool once its connections are free; drops them after `timeout` seconds."""
         try:
@@ -173,16 +179,16 @@ class Database:
 
     async def fetch(self, sql: str, *args: object) -> list[Row]:
         """Runs a statement in a transaction of its own and returns all its rows."""
-        rows: list[Row] = await self._alone("fetch", sql, args)
+        rows: list[Row] = await self._read("fetch", sql, args)
         return rows
 
     async def fetchrow(self, sql: str, *args: object) -> Row | None:
         """Runs a statement in a transaction of its own and returns its first row."""
-        return await self._alone("fetchrow", sql, args)
+        return await self._read("fetchrow", sql, args)
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         """Runs a statement in a transaction of its own and returns the first value of its first row."""
-        return await self._alone("fetchval", sql, args)
+        return await self._read("fetchval", sql, args)
 
     async def execute(self, sql: str, *args: object) -> str:
         """Runs a statement in a transaction of its own and returns its command tag."""
@@ -238,6 +244,13 @@ class Database:
             jitter = random.uniform(0.5, 1.5)  # noqa: S311 - nothing depends on its secrecy
             await asyncio.sleep(jitter * _FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
         raise AssertionError("unreachable")
+
+    async def _read(self, method: str, sql: str, args: tuple[object, ...]) -> Any:
+        if self._replica is not None and self._replica.serves():
+            # Whatever hinders the replica, be it only that the statement writes, need not hinder the primary.
+            with suppress(StoreError):
+                return await self._replica.database._alone(method, sql, args)
+        return await self._alone(method, sql, args)
 
     async def _alone(self, method: str, sql: str, args: tuple[object, ...]) -> Any:
         connection = await self._acquire()
