@@ -31,6 +31,7 @@ NAMES = (
     "jobs_throughput",
     "feedback_stream",
     "reports",
+    "embed_throughput",
     "growth",
     "steps",
 )

@@ -59,11 +59,13 @@ class Bench:
     """Running engines, and the server if there is one.
 
     Attributes:
+        engines: The engines; Milvus among them is not started before a benchmark begins it.
         scale: Size of each round, 1 for the real measurement.
         folder: Where engines and server keep what they write.
         output: Where a benchmark leaves what it draws.
     """
 
+    engines: EmbeddedEngines
     connections: Connections
     settings: Settings
     target: str
@@ -92,6 +94,7 @@ class Bench:
             "MRM_POSTGRES__DSN": self.connections.postgres_dsn,
             "MRM_CLICKHOUSE__DSN": self.connections.clickhouse_dsn,
             "MRM_REDIS__DURABLE_DSN": self.connections.redis_dsn,
+            "MRM_MILVUS__DSN": self.connections.milvus_dsn,
         }
 
 
@@ -122,15 +125,16 @@ async def engines(scale: float) -> AsyncIterator[Bench]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mrm-bench-", ignore_cleanup_errors=True))
         # PostgreSQL runs as another user when this is root, and must reach its directory.
         os.chmod(folder, 0o755)
-        running = EmbeddedEngines(Path(folder, "data"))
+        running = EmbeddedEngines(Path(folder, "data"), behind=False)
         stack.push_async_callback(running.stop)
         connections = await running.start()
         settings = Settings()
         settings.postgres.dsn = SecretStr(connections.postgres_dsn)
         settings.clickhouse.dsn = SecretStr(connections.clickhouse_dsn)
         settings.redis.durable_dsn = SecretStr(connections.redis_dsn)
+        settings.milvus.dsn = SecretStr(connections.milvus_dsn)
         await migrate(settings)
-        yield Bench(connections, settings, "", scale, Path(folder))
+        yield Bench(running, connections, settings, "", scale, Path(folder))
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ _COMMANDS = {
     "restatements": "rollup:restatements",
     "sync": "sync:commands",
     "jobs": "jobs:commands",
+    "embed": "embed:commands",
     "budget": "budget:commands",
     "feedback": "feedback:commands",
     "alerts": "alerts:commands",

@@ -27,6 +27,7 @@ from mrm.accounts.v1 import (
     user_service_pb2,
 )
 from mrm.ai.v1 import (
+    embedding_service_pb2,
     feedback_service_pb2,
     prompt_experiment_service_pb2,
     prompt_service_pb2,
@@ -103,6 +104,7 @@ from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
 from server.rpc.transport import ServerCertificates, TlsFiles, UnusableCertificate
 from server.search.embedder import Embedders
+from server.search.embedding_service import EmbeddingService
 from server.search.search_service import SearchService
 from server.search.searching import Searcher
 from server.search.template_service import TemplateService
@@ -163,6 +165,7 @@ SERVICES = (
     forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"],
     report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
     prompt_service_pb2.DESCRIPTOR.services_by_name["PromptService"],
+    embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"],
     prompt_experiment_service_pb2.DESCRIPTOR.services_by_name["PromptExperimentService"],
     feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
     template_service_pb2.DESCRIPTOR.services_by_name["TemplateService"],
@@ -317,6 +320,7 @@ class Application:
             "BudgetService": [BudgetService(database, clickhouse, settings.alerts)],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
             "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
+            "EmbeddingService": [EmbeddingService(database, milvus, embedders)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
             "FeedbackService": [FeedbackService(database, pager), FeedbackStatisticsRpcs(database)],
             "ForecastService": [ForecastRpcs(database, clickhouse), PerformanceRpcs(database, clickhouse)],

@@ -31,6 +31,7 @@ from mrm.accounts.v1 import (
     user_service_pb2_grpc,
 )
 from mrm.ai.v1 import (
+    embedding_service_pb2_grpc,
     feedback_service_pb2_grpc,
     prompt_experiment_service_pb2_grpc,
     prompt_service_pb2_grpc,
@@ -160,6 +161,7 @@ class Caller:
     emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
     budgets: budget_service_pb2_grpc.BudgetServiceAsyncStub = field(init=False)
     reports: report_service_pb2_grpc.ReportServiceAsyncStub = field(init=False)
+    embeddings: embedding_service_pb2_grpc.EmbeddingServiceAsyncStub = field(init=False)
     prompts: prompt_service_pb2_grpc.PromptServiceAsyncStub = field(init=False)
     experiments: prompt_experiment_service_pb2_grpc.PromptExperimentServiceAsyncStub = field(init=False)
     feedback: feedback_service_pb2_grpc.FeedbackServiceAsyncStub = field(init=False)
@@ -193,6 +195,7 @@ class Caller:
         self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
         self.budgets = budget_service_pb2_grpc.BudgetServiceStub(channel)
         self.reports = report_service_pb2_grpc.ReportServiceStub(channel)
+        self.embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(channel)
         self.prompts = prompt_service_pb2_grpc.PromptServiceStub(channel)
         self.experiments = prompt_experiment_service_pb2_grpc.PromptExperimentServiceStub(channel)
         self.feedback = feedback_service_pb2_grpc.FeedbackServiceStub(channel)

@@ -42,6 +42,7 @@ REPORTS = (("reports",), {"report.pdf", "report.xlsx"})
 CAMPAIGNS = (("mutate_1000",), {"campaigns.mutate_1000"})
 FEEDBACK = (("feedback_stream",), {"feedback.stream"})
 EVERY_DAY = (FOUNDATION, DEPTH, ACCOUNTS, PLANNING, EXECUTION, CAMPAIGNS, FEEDBACK)
+EMBEDDING = (("embed_throughput",), {"embed.throughput"})
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -96,6 +97,7 @@ async def every_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict
         pytest.param(*REPORTS, marks=pytest.mark.bar_f, id="reports"),
         pytest.param(*CAMPAIGNS, marks=pytest.mark.bar_e, id="campaigns"),
         pytest.param(*FEEDBACK, marks=pytest.mark.bar_g, id="feedback"),
+        pytest.param(*EMBEDDING, marks=pytest.mark.bar_g, id="embedding"),
     ],
 )
 async def test_every_figure_is_measured(

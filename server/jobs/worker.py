@@ -22,8 +22,9 @@ from server.pacing.check_job import CheckBudgets
 from server.reports import making as report_making
 from server.reports import report_job
 from server.rpc import logs
-from server.search import embed_job
+from server.search import embed_job, reconcile_job
 from server.search.embed_job import EmbedItems
+from server.search.reconcile_job import ReconcileVectors
 from server.statistics import rollup_job
 from server.statistics.rollup_job import RollupDaily
 from server.sync import entities_job, statistics_job
@@ -47,6 +48,7 @@ HANDLERS: Mapping[str, Handler] = {
     entities_job.TYPE: entities_job.handle,
     statistics_job.TYPE: statistics_job.handle,
     embed_job.TYPE: embed_job.handle,
+    reconcile_job.TYPE: reconcile_job.handle,
 }
 """What this code can do, by the type of job."""
 
@@ -109,6 +111,7 @@ SCHEDULES: Sequence[Schedule] = (
         EmbedItems().model_dump(),
         embeddings.waiting_internal,
     ),
+    Schedule("vectors", timedelta(hours=24), reconcile_job.TYPE, reconcile_job.QUEUE, ReconcileVectors().model_dump()),
 )
 """What is done by the clock."""
 

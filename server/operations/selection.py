@@ -33,6 +33,7 @@ _RIGHTS = {
     "prompt_label": "PROMPTS_READ",
     "prompt_experiment": "PROMPTS_READ",
     "template": "TEMPLATES_READ",
+    "embedding": "EMBEDDINGS_OPERATE",
     "job": "JOBS_READ",
     "user": "USERS_READ",
     "session": "USERS_READ",

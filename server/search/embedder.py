@@ -210,7 +210,9 @@ class EndpointEmbedder:
         vectors = np.full((count, self.dimension), np.nan, dtype=np.float32)
         try:
             for entry in orjson.loads(body)["data"]:
-                # Not every endpoint keeps the order.
+                # Not every endpoint keeps the order. One number for all would be spread over the vector.
+                if len(entry["embedding"]) != self.dimension or not 0 <= entry["index"] < count:
+                    raise ValueError
                 vectors[entry["index"]] = entry["embedding"]
         except (ValueError, KeyError, TypeError, IndexError):
             raise EmbedderUnavailable("the endpoint of the model answers something else than vectors") from None

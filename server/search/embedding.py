@@ -142,34 +142,41 @@ class EmbeddingWork:
         await embeddings.fill_until_now_internal(tx, name)
 
     async def _slab(self, live: Sequence[Live], notes: Sequence[Note], before: int) -> int:
-        """Works through notes in chunks; while one is written, the next is embedded already."""
+        """Works through notes in chunks: while one is embedded, the next is read and the one before is written."""
         by_item: dict[UUID, list[int]] = {}
         for note in notes:
             by_item.setdefault(note.item_id, []).append(note.id)
         ids = list(by_item)
         size = self._stores.embedders.present.batch
         chunks = [ids[start : start + size] for start in range(0, len(ids), size)]
-        done = 0
+        reading = asyncio.create_task(self._read(live, chunks[0]))
         writing: asyncio.Task[None] | None = None
         try:
-            for chunk in chunks:
-                items = {item.id: item for item in await self._kind.load(self._database, chunk)}
-                wanted = [await self._lacking(each, chunk, items) for each in live]
+            for place, chunk in enumerate(chunks):
+                items, wanted = await reading
+                if place + 1 < len(chunks):
+                    reading = asyncio.create_task(self._read(live, chunks[place + 1]))
                 made = [await self._embed(each) for each in wanted]
                 if writing is not None:
                     await writing
                 gone = [id_ for id_ in chunk if id_ not in items]
                 note_ids = [number for id_ in chunk for number in by_item[id_]]
                 writing = asyncio.create_task(self._write(made, items, gone, note_ids))
-                done += len(chunk)
-                await self._tell(before + done, before + len(ids), self._kind.name)
+                await self._tell(before + place * size + len(chunk), before + len(ids), self._kind.name)
             if writing is not None:
                 await writing
         finally:
-            if writing is not None and not writing.done():
-                writing.cancel()
-                await asyncio.wait([writing])
+            # What failed has been heard of; what goes on must not outlive the try.
+            for task in (reading, writing):
+                if task is not None:
+                    task.cancel()
+            await asyncio.gather(*(task for task in (reading, writing) if task is not None), return_exceptions=True)
         return len(ids)
+
+    async def _read(self, live: Sequence[Live], chunk: Sequence[UUID]) -> tuple[dict[UUID, Item], list[_Wanted]]:
+        """The things of a chunk as they are now, and what each collection lacks of them."""
+        items = {item.id: item for item in await self._kind.load(self._database, chunk)}
+        return items, [await self._lacking(each, chunk, items) for each in live]
 
     async def _lacking(self, live: Live, chunk: Sequence[UUID], items: Mapping[UUID, Item]) -> _Wanted:
         """What a collection lacks, by what PostgreSQL remembers of it."""

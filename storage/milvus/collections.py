@@ -225,7 +225,7 @@ async def upsert(milvus: Milvus, name: str, fields: Sequence[Field], model: str,
     vectors = np.ascontiguousarray([row.vector for row in rows], dtype=np.float32)
     data = request.fields_data.add(type=types.FloatVector, field_name=VECTOR)
     data.vectors.dim = vectors.shape[1]
-    data.vectors.float_vector.data.extend(vectors.ravel())
+    data.vectors.float_vector.data.extend(vectors.ravel().tolist())
     await milvus.call("Upsert", request, timeout=_WRITE_SECONDS)
 
 

@@ -561,6 +561,11 @@ CASES: Final[dict[str, Case]] = {
     "JobService/WatchJob": Case(_of_job),
     "JobService/CancelJob": Case(_of_job),
     "JobService/RetryJob": Case(_of_job),
+    # Vectors are looked after as a whole.
+    "EmbeddingService/GetEmbeddingStatus": Case(lambda t: {}, OWN),
+    "EmbeddingService/RunEmbedding": Case(lambda t: {}, OWN),
+    "EmbeddingService/ReconcileEmbeddings": Case(lambda t: {"kind": "project"}, OWN),
+    "EmbeddingService/ReembedKind": Case(lambda t: {"kind": "project"}, OWN),
     # Queues are of the whole service.
     "JobService/ListQueues": Case(lambda t: {}, OWN),
     "JobService/PauseQueue": Case(lambda t: {"name": "QUEUE_NAME_REPORTS", "reason": "x"}, OWN),

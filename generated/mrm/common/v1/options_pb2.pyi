@@ -113,6 +113,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Create and change templates, and take files by them."""
     PERMISSION_SEARCH: _Permission.ValueType  # 44
     """Search by meaning and by words, in what one may read."""
+    PERMISSION_EMBEDDINGS_OPERATE: _Permission.ValueType  # 45
+    """See how far the vectors of search are, and have them made, compared or made anew."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -205,6 +207,8 @@ PERMISSION_TEMPLATES_WRITE: Permission.ValueType  # 43
 """Create and change templates, and take files by them."""
 PERMISSION_SEARCH: Permission.ValueType  # 44
 """Search by meaning and by words, in what one may read."""
+PERMISSION_EMBEDDINGS_OPERATE: Permission.ValueType  # 45
+"""See how far the vectors of search are, and have them made, compared or made anew."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
