@@ -41,8 +41,8 @@ EXECUTION = (("jobs_throughput",), {"jobs.throughput"})
 REPORTS = (("reports",), {"report.pdf", "report.xlsx"})
 CAMPAIGNS = (("mutate_1000",), {"campaigns.mutate_1000"})
 FEEDBACK = (("feedback_stream",), {"feedback.stream"})
-EVERY_DAY = (FOUNDATION, DEPTH, ACCOUNTS, PLANNING, EXECUTION, CAMPAIGNS, FEEDBACK)
 EMBEDDING = (("embed_throughput",), {"embed.throughput"})
+EVERY_DAY = (FOUNDATION, DEPTH, ACCOUNTS, PLANNING, EXECUTION, REPORTS, CAMPAIGNS, FEEDBACK, EMBEDDING)
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:

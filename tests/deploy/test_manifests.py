@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from server.__main__ import app
+from server.__main__ import application
 from server.rpc.health import PROCESS
 from server.settings import Settings
 
@@ -68,7 +68,7 @@ def test_compose_runs_commands_there_are_on_engines_it_starts() -> None:
     commands = {name: each["command"] for name, each in services.items() if each["image"] == "mrm-ai-platform"}
     assert set(commands) == {"migrate", "server", "worker"}
     for command in commands.values():
-        assert CliRunner().invoke(app, [*command, "--help"]).exit_code == 0
+        assert CliRunner().invoke(application(command[:1]), [*command, "--help"]).exit_code == 0
     environment = services["server"]["environment"]
     hosts = {re.search(r"//(?:[^@]*@)?([a-z0-9]+)", environment[name]) for name in environment if "DSN" in name}
     assert {host.group(1) for host in hosts if host} == {"postgres", "clickhouse", "redis", "cache"}

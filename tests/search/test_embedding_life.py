@@ -311,3 +311,14 @@ async def test_operators_have_a_kind_embedded_anew(world: World, searching: Stor
     again = await world.admin.embeddings.RunEmbedding(pb.RunEmbeddingRequest(), metadata=world.admin.auth)
     assert run.job_id == again.job_id
     assert (await embed(searching))["embedded"] == waiting
+
+
+async def test_the_embedded_milvus_asks_for_a_password(searching: Stores) -> None:
+    assert searching.settings.milvus.dsn is not None
+    dsn = searching.settings.milvus.dsn.get_secret_value()
+    for other in (dsn.replace("mrm:", "mrm:x"), f"http://{dsn.rpartition('@')[2]}"):
+        stranger = Milvus(other)
+        with pytest.raises(StoreUnavailable) as caught:
+            await stranger.ping()
+        assert caught.value.reason == "UNAUTHENTICATED"
+        await stranger.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import storage.clickhouse
+import storage.milvus
 import storage.postgres
 
 # Whatever holds a client's id, or belongs to something that does.
@@ -96,3 +97,12 @@ def test_whoever_reads_measurements_is_told_whose() -> None:
     own |= {"campaigns_dim.outdated", "campaigns_dim.reload", "campaigns_dim.write", "target.set_durability"}
     told = "Selection|Extract|Watched|Group|UUID"
     assert unscoped(storage.clickhouse, told, lambda function: "ClickHouse" in parameters(function)) == own
+
+
+def test_whoever_reads_vectors_takes_a_scope() -> None:
+    """What is left writes, or says nothing of any row."""
+    own = {
+        f"collections.{name}"
+        for name in ("create", "delete", "delete_client", "drop", "exists", "flush", "load", "point", "upsert")
+    }
+    assert unscoped(storage.milvus, "Scope", lambda function: "Milvus" in parameters(function)) == own
