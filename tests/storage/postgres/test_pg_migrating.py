@@ -83,6 +83,33 @@ async def test_step_by_step_gives_the_same_schema_as_all_at_once(make_database: 
     assert await description(in_steps) == await description(at_once)
 
 
+async def test_versions_of_prompts_that_were_there_find_their_lineage(make_database: MakeDatabase) -> None:
+    dsn = await make_database()
+    files = load(DIRECTORY)
+    await runner(dsn, *files[:25]).migrate()
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            """
+            INSERT INTO ai_prompts (id, name, category, prompt_template, version)
+            SELECT gen_random_uuid(), name, category, name || version, version
+            FROM (VALUES ('a', 'brief', 1), ('a', 'report', 2), ('b', 'brief', 5)) AS v (name, category, version)"""
+        )
+        await runner(dsn, *files).migrate()
+        rows = await connection.fetch(
+            """
+            SELECT l.name, l.client_id, l.latest_version, l.category, array_agg(v.version ORDER BY v.version),
+              array_agg(v.prompt_template ORDER BY v.version), bool_and(v.category = l.category)
+            FROM prompt_lineages l JOIN ai_prompts v ON v.lineage_id = l.id GROUP BY l.id ORDER BY l.name"""
+        )
+    finally:
+        await connection.close()
+    assert [tuple(row) for row in rows] == [
+        ("a", None, 2, "report", [1, 2], ["a1", "a2"], True),
+        ("b", None, 5, "brief", [5], ["b5"], True),
+    ]
+
+
 async def test_a_changed_file_is_refused(make_database: MakeDatabase) -> None:
     dsn = await make_database()
     await runner(dsn, A).migrate()
