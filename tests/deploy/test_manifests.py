@@ -71,7 +71,7 @@ def test_compose_runs_commands_there_are_on_engines_it_starts() -> None:
         assert CliRunner().invoke(application(command[:1]), [*command, "--help"]).exit_code == 0
     environment = services["server"]["environment"]
     hosts = {re.search(r"//(?:[^@]*@)?([a-z0-9]+)", environment[name]) for name in environment if "DSN" in name}
-    assert {host.group(1) for host in hosts if host} == {"postgres", "clickhouse", "redis", "cache"}
+    assert {host.group(1) for host in hosts if host} == {"postgres", "clickhouse", "redis", "cache", "milvus"}
     for name, each in services.items():
         for needed, wanted in each.get("depends_on", {}).items():
             condition = wanted["condition"]
