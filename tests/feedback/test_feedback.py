@@ -22,8 +22,12 @@ from mrm.ai.v1 import prompt_experiment_service_pb2 as experiment_pb
 from mrm.common.v1 import options_pb2
 from mrm.planning.v1 import project_member_pb2
 from server.feedback import edits
+from server.feedback.feedback_service import FeedbackService
 from server.feedback.writing import FeedbackWriter, Recorded
-from server.rpc.call import Call, Principal
+from server.rpc.call import Call, Principal, StreamCall
+from server.rpc.errors import Unavailable
+from server.rpc.paging import Pager
+from server.rpc.tokens import TokenCodec
 from storage.postgres import clients, feedback
 from storage.scope import EVERYTHING, Scope
 from tests.conftest import Caller, Failing, World, failure_of
@@ -289,6 +293,65 @@ async def test_what_comes_meanwhile_shares_a_transaction(world: World, place: De
     assert len(ids) == len(others)
     sql = "SELECT count(DISTINCT xmin::text) FROM ai_feedback WHERE id = ANY ($1)"
     assert await world.database.fetchval(sql, ids) == 1
+
+
+class Held:
+    """A call whose caller sends as much as is read from it, and takes answers when the test lets it."""
+
+    def __init__(self, world: World, place: Desk) -> None:
+        self.read = 0
+        self.taken: list[int] = []
+        self.takes, self.draining = asyncio.Semaphore(0), asyncio.Event()
+        self._place = place
+        self.call: StreamCall[Any, Any] = StreamCall(
+            "test",
+            "test",
+            Principal("user", world.admin.user_id, frozenset(), EVERYTHING),
+            requests=self._requests(),
+            write=self._write,
+            draining=self.draining,
+        )
+
+    async def _requests(self) -> AsyncIterator[pb.RecordFeedbackStreamRequest]:
+        while self.read < 100:
+            self.read += 1
+            yield pb.RecordFeedbackStreamRequest(sequence=self.read, records=[self._place.record()])
+        await asyncio.Event().wait()
+
+    async def _write(self, reply: Any) -> None:
+        await self.takes.acquire()
+        self.taken.append(reply.sequence)
+
+
+async def test_whoever_takes_no_answers_is_not_read_from(world: World, place: Desk) -> None:
+    held = Held(world, place)
+    service = FeedbackService(world.database, Pager(TokenCodec(b"k" * 32)))
+    serving = asyncio.create_task(service.RecordFeedbackStream(held.call))
+    for taken in range(4):
+        async with asyncio.timeout(10):
+            while (held.read, len(held.taken)) < (3 + taken, taken):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert (held.read, len(held.taken)) == (3 + taken, taken)
+        held.takes.release()
+    serving.cancel()
+    await asyncio.wait((serving,))
+    assert serving.cancelled()
+
+
+async def test_a_server_that_ends_answers_what_it_has_read(world: World, place: Desk) -> None:
+    held = Held(world, place)
+    service = FeedbackService(world.database, Pager(TokenCodec(b"k" * 32)))
+    serving = asyncio.create_task(service.RecordFeedbackStream(held.call))
+    while held.read < 3:
+        await asyncio.sleep(0.01)
+    held.draining.set()
+    for _ in range(100):
+        held.takes.release()
+    with pytest.raises(Unavailable) as ended:
+        await asyncio.wait_for(serving, 10)
+    assert ended.value.reason == "SHUTTING_DOWN"
+    assert held.taken == list(range(1, held.read + 1))
 
 
 async def test_too_many_records_end_a_stream_behind_those_before(world: World, place: Desk) -> None:
