@@ -20,7 +20,7 @@ from storage.postgres.database import Database
 from storage.postgres.feedback import Feedback
 
 # Requests of one stream that may wait for their answers before reading pauses, and of all streams that are worked on.
-_AHEAD: Final = 3
+_AHEAD: Final = 4
 _AT_ONCE: Final = 16
 _MOST_RECORDS: Final = 1000
 

@@ -20,8 +20,8 @@ from storage.postgres import feedback
 from storage.postgres.database import Database, Transaction
 from storage.postgres.feedback import NewFeedback, Place, Standing, Stored
 
-# Requests whose records share a transaction at most.
-_MOST: Final = 8
+# Rows of a transaction at most: more save nothing, and the next ones would be checked only to wait.
+_MOST: Final = 1500
 _PERMISSION: Final = "FEEDBACK_WRITE"
 
 
@@ -48,7 +48,7 @@ class FeedbackWriter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._add = Together(self._add_all, _MOST)
+        self._add = Together(self._add_all, _MOST, len)
 
     async def record(self, call: Call, records: Sequence[pb.FeedbackRecord], path: str) -> list[Recorded | DomainError]:
         """Stores those of the records that can be stored.

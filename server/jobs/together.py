@@ -17,11 +17,18 @@ class Together(Generic[Item, Answer]):
     Args:
         ask: Answers several, in their order.
         most: The most at a time.
+        size: For how many one counts; one that counts for more than `most` is asked for by itself.
     """
 
-    def __init__(self, ask: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], most: int) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        most: int,
+        size: Callable[[Item], int] = lambda item: 1,
+    ) -> None:
         self._ask = ask
         self._most = most
+        self._size = size
         self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._asking: asyncio.Task[None] | None = None
 
@@ -37,7 +44,8 @@ class Together(Generic[Item, Answer]):
     async def _ask_all(self) -> None:
         try:
             while self._waiting:
-                now, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+                count = self._fitting()
+                now, self._waiting = self._waiting[:count], self._waiting[count:]
                 try:
                     answers = await self._ask([item for item, _ in now])
                 except Exception as error:
@@ -50,3 +58,12 @@ class Together(Generic[Item, Answer]):
                             answer.set_result(given)
         finally:
             self._asking = None
+
+    def _fitting(self) -> int:
+        """How many of those that wait go together."""
+        total = 0
+        for count, (item, _) in enumerate(self._waiting):
+            total += self._size(item)
+            if count and total > self._most:
+                return count
+        return len(self._waiting)

@@ -329,10 +329,10 @@ async def test_whoever_takes_no_answers_is_not_read_from(world: World, place: De
     serving = asyncio.create_task(service.RecordFeedbackStream(held.call))
     for taken in range(4):
         async with asyncio.timeout(10):
-            while (held.read, len(held.taken)) < (3 + taken, taken):
+            while (held.read, len(held.taken)) < (4 + taken, taken):
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
-        assert (held.read, len(held.taken)) == (3 + taken, taken)
+        assert (held.read, len(held.taken)) == (4 + taken, taken)
         held.takes.release()
     serving.cancel()
     await asyncio.wait((serving,))
