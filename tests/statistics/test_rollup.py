@@ -18,6 +18,7 @@ from server.jobs.handling import JobContext
 from server.jobs.handling import Stores as Opened
 from server.platforms.registry import Platforms
 from server.sealing import KeyRing
+from server.search.embedder import Embedders
 from server.settings import Settings
 from server.statistics import days, rollup_job
 from server.statistics.rollup_job import Rollup, RollupDaily
@@ -103,6 +104,8 @@ async def ledger(desk: Desk, zone: str = "UTC", campaigns: int = 1, **rollup: ob
         desk.signals,
         settings,
         Platforms.open(settings.platforms),
+        None,
+        Embedders(settings.embedding),
     )
     return Ledger(desk, client_id, made, stores, zone)
 
