@@ -13,9 +13,9 @@ from pathlib import Path
 from pydantic import SecretStr
 from rich.console import Console
 
-from server.app import migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.settings import Settings
+from server.stores import migrate
 
 console = Console(stderr=True)
 

@@ -69,6 +69,7 @@ from server.campaigns.campaign_service import CampaignService
 from server.campaigns.import_service import CampaignImportService
 from server.campaigns.links import LinkRpcs
 from server.campaigns.mutations import MutationRpcs
+from server.errors import StartError
 from server.feedback.feedback_service import FeedbackService
 from server.feedback.statistics import StatisticsRpcs as FeedbackStatisticsRpcs
 from server.forecasting.forecast_service import ForecastRpcs
@@ -124,11 +125,10 @@ from server.statistics.rollup_service import RollupService
 from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
-from server.stores import StartError, check_schemas, key_ring, object_storage, runners, vectors
+from server.stores import check_schemas, key_ring, object_storage, vectors
 from server.sync.sync_service import SyncService
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import set_durability
-from storage.migrations import MigrationStatus
 from storage.postgres import token_keys
 from storage.postgres.database import Database
 from storage.postgres.replica import Replica
@@ -430,22 +430,6 @@ class Application:
                 await asyncio.sleep(_RESTART_SECONDS)
 
         self._stack.push_async_callback(_cancelled, asyncio.create_task(keep()))
-
-
-async def migrate(settings: Settings, *, dry_run: bool = False) -> list[str]:
-    """Brings all stores up to this code; returns ``<engine>/<version>`` of what was applied, or would be."""
-    async with runners(settings) as each:
-        return [
-            f"{engine}/{version}"
-            for engine, runner in each.items()
-            for version in await runner.migrate(dry_run=dry_run)
-        ]
-
-
-async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus]]:
-    """How each migration stands, by engine."""
-    async with runners(settings) as each:
-        return {engine: await runner.status() for engine, runner in each.items()}
 
 
 def _needs(service: str) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from server.errors import StartError
 from server.jobs.handling import Stores
 from server.platforms.registry import Platforms
 from server.sealing import KeyRing, KeyRingError
@@ -11,16 +12,12 @@ from server.settings import MilvusSettings, ObjectsSettings, SecretsSettings, Se
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import MIGRATIONS as CLICKHOUSE_MIGRATIONS
 from storage.clickhouse.target import ClickHouseTarget
-from storage.migrations import Runner, load
+from storage.migrations import MigrationStatus, Runner, load
 from storage.milvus.connect import Milvus
 from storage.objects.store import Objects, S3Access
 from storage.postgres.database import Database
 from storage.postgres.migrating import migration_lock, postgres_runner
 from storage.redis.signals import Signals
-
-
-class StartError(Exception):
-    """The process cannot start; the text says what to do and holds no secret."""
 
 
 @asynccontextmanager
@@ -37,6 +34,22 @@ async def runners(settings: Settings) -> AsyncIterator[dict[str, Runner]]:
         }
     finally:
         await clickhouse.close()
+
+
+async def migrate(settings: Settings, *, dry_run: bool = False) -> list[str]:
+    """Brings all stores up to this code; returns ``<engine>/<version>`` of what was applied, or would be."""
+    async with runners(settings) as each:
+        return [
+            f"{engine}/{version}"
+            for engine, runner in each.items()
+            for version in await runner.migrate(dry_run=dry_run)
+        ]
+
+
+async def migration_status(settings: Settings) -> dict[str, list[MigrationStatus]]:
+    """How each migration stands, by engine."""
+    async with runners(settings) as each:
+        return {engine: await runner.status() for engine, runner in each.items()}
 
 
 async def check_schemas(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import asyncpg
 import grpc
 import pytest
 from argon2 import PasswordHasher
@@ -72,7 +73,7 @@ from mrm.statistics.v1 import (
     statistics_file_service_pb2_grpc,
     statistics_service_pb2_grpc,
 )
-from server.app import Application, migrate
+from server.app import Application
 from server.embedded import Connections, EmbeddedEngines
 from server.jobs.handling import Stores
 from server.rpc import logs
@@ -80,7 +81,7 @@ from server.sandbox.sandbox import Sandbox
 from server.sandbox.serving import serving
 from server.sealing import new_entry
 from server.settings import Settings
-from server.stores import opened
+from server.stores import migrate, opened
 from storage.postgres import clients, users
 from storage.postgres.database import Database
 from tests.s3 import S3Server
@@ -127,6 +128,16 @@ def settings_for(connections: Connections) -> Settings:
     # All tests sign in from one address.
     settings.auth.limit_login_address = 1_000_000
     return settings
+
+
+async def unsynced(connections: Connections) -> None:
+    """Spares PostgreSQL the waiting for the disk: what tests kill are processes, not the machine."""
+    connection = await asyncpg.connect(connections.postgres_dsn)
+    try:
+        await connection.execute("ALTER SYSTEM SET fsync = off")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
 
 
 @dataclass
@@ -311,6 +322,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         engines = EmbeddedEngines(tmp_path_factory.mktemp("world") / "data", behind=False)
         stack.push_async_callback(engines.stop)
         connections = await engines.start()
+        await unsynced(connections)
         settings = settings_for(connections)
         settings.objects.url = (tmp_path_factory.mktemp("objects") / "files").as_uri()
         platforms = await stack.enter_async_context(serving(Sandbox()))

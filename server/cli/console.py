@@ -72,7 +72,7 @@ def explain(error: Exception) -> str:
 
     from mrm_client import CallError
     from server.embedded import EngineError
-    from server.stores import StartError
+    from server.errors import StartError
     from storage.errors import StoreError, StoreUnavailable
     from storage.migrations import MigrationError
     from storage.redis.dsn import MalformedDsn

@@ -32,7 +32,7 @@ def status(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 async def _migrate(data_dir: Path, dry_run: bool) -> None:
-    from server.app import migrate as apply
+    from server.stores import migrate as apply
 
     applied = await apply(load_settings(data_dir), dry_run=dry_run)
     for version in applied:
@@ -42,7 +42,7 @@ async def _migrate(data_dir: Path, dry_run: bool) -> None:
 
 
 async def _status(data_dir: Path) -> int:
-    from server.app import migration_status
+    from server.stores import migration_status
 
     table = Table("engine", "migration", "state", "applied", box=None, pad_edge=False)
     complete = True

@@ -95,10 +95,11 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
 
     The engines stop last, whatever happens; ``run.json`` names them meanwhile.
     """
-    from server.app import Application, migrate
+    from server.app import Application
     from server.embedded import EmbeddedEngines
     from server.rpc import logs
     from server.sealing import new_entry, prepend
+    from server.stores import migrate
 
     logs.configure(settings.logging.level)
     engines = EmbeddedEngines(data_dir, log=logs.get("engines").info)

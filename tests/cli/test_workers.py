@@ -19,13 +19,13 @@ import pytest
 
 import mrm_client
 from mrm.accounts.v1 import session_service_pb2, session_service_pb2_grpc
-from server.app import migrate
 from server.embedded import Connections, EmbeddedEngines
 from server.rpc.auth import KEY_PREFIX, digest, new_secret
 from server.statistics.aggregator import LEASE
+from server.stores import migrate
 from storage.postgres import api_keys, campaigns, clients, outbox, projects
 from storage.postgres.database import Database
-from tests.conftest import impression, settings_for
+from tests.conftest import impression, settings_for, unsynced
 
 from .conftest import Mrm
 
@@ -117,6 +117,7 @@ async def engines(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Con
     engines = EmbeddedEngines(tmp_path_factory.mktemp("workers") / "data")
     try:
         connections = await engines.start()
+        await unsynced(connections)
         await migrate(settings_for(connections))
         yield connections
     finally:

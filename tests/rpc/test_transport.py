@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import mrm_client
 from mrm.accounts.v1 import session_service_pb2, session_service_pb2_grpc
 from server.app import Application
-from server.stores import StartError
+from server.errors import StartError
 from tests.certificates import Pair, issue
 from tests.conftest import World, settings_for
 

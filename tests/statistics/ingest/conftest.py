@@ -12,6 +12,7 @@ from storage.clickhouse.target import MIGRATIONS, ClickHouseTarget
 from storage.migrations import Runner, load
 from storage.postgres.database import Database
 from storage.postgres.migrating import migration_lock, postgres_runner
+from tests.conftest import unsynced
 from tests.statistics.ingest.support import IngestWorld
 
 
@@ -21,6 +22,7 @@ async def ingest_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     engines = EmbeddedEngines(tmp_path_factory.mktemp("ingest") / "data")
     connections = await engines.start()
     try:
+        await unsynced(connections)
         database = await Database.open(connections.postgres_dsn, min_size=1, max_size=8)
         clickhouse = ClickHouse(connections.clickhouse_dsn)
         await postgres_runner(connections.postgres_dsn).migrate()
