@@ -32,6 +32,7 @@ NAMES = (
     "feedback_stream",
     "reports",
     "embed_throughput",
+    "search_projects",
     "growth",
     "steps",
 )

@@ -113,8 +113,8 @@ class SearchService:
             row = rows.get(each.ranked.id)
             size += 0 if row is None else len(row.text.encode())
             if kept and size > _MOST_TEXT:
-                last = kept[-1][0].ranked
-                token = page.token(last.id, repr(last.score))
+                last = kept[-1][0]
+                token = page.token(last.ranked.id, last.place)
                 break
             if row is not None:
                 kept.append((each, row))

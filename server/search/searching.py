@@ -1,9 +1,11 @@
 """One search: by meaning and by words at once, ranked together, and what is shown read anew."""
 
 import asyncio
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from server.rpc.errors import InvalidRequest, Unavailable
@@ -17,13 +19,19 @@ from storage.milvus.conditions import Condition
 from storage.milvus.connect import STORE, Milvus
 from storage.postgres import embeddings, search_words
 from storage.postgres.database import Database
+from storage.postgres.embeddings import Collection
 from storage.postgres.search_words import Choice, ExampleChoice, Words
 from storage.scope import Scope
 
-MOST_RESULTS: Final = 200
-# Of those that have the question's words, enough that what is near is among them if it has words of weight.
-_BY_WORDS: Final = 1000
-_REREAD: Final = 20
+_LEAST_DEPTH: Final = 50
+_MOST_DEPTH: Final = 200
+_PAGES: Final = 5
+# Enough of those that have the question's words that what is near is among them if it has words of weight.
+_BY_WORDS: Final = 2
+_REREAD: Final = 5
+# A collection that served a moment ago still has everything: those that served before are kept for minutes.
+_SERVING_SECONDS: Final = 1.0
+_KEPT: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +59,12 @@ class Found:
 
     Attributes:
         terms: Words of the question that stand in it, and the labels of where they do.
+        place: With its id, what the token of a page that follows it is made of.
     """
 
     ranked: Ranked
     terms: list[tuple[str, list[str]]]
+    place: str
 
 
 class Searcher:
@@ -70,6 +80,8 @@ class Searcher:
         self._database = database
         self._milvus = milvus
         self._embedders = embedders
+        self._collections: dict[str, tuple[float, Collection]] = {}
+        self._asked: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
 
     async def page(self, kind: Kind, scope: Scope, question: Question, page: Page) -> tuple[list[Found], str]:
         """A page of what is found, and the token of the next one.
@@ -78,69 +90,95 @@ class Searcher:
             Unavailable: Milvus or the model cannot be reached.
         """
         words = ranking.words(question.text)
-        near, by_words = await self._sought(kind, scope, question, words)
-        floor = min(near.values()) if len(near) >= MOST_RESULTS else 0.0
-        best = ranking.ranked(near, floor, by_words.found, by_words.frequencies)[: MOST_RESULTS + 1]
-        best = [each for each in best if each.score >= question.min_score and each.id != question.without]
+        depth, _, last = page.after_key.partition(":")
+        # All pages of a search look equally deep, or things would change places between them.
+        deep = int(depth) if depth else min(_MOST_DEPTH, max(_LEAST_DEPTH, _PAGES * page.size))
+        near, by_words = await self._sought(kind, scope, question, words, deep)
+        floor = min(near.values()) if len(near) >= deep else 0.0
+        best = [
+            each
+            for each in ranking.ranked(near, floor, by_words.found, by_words.frequencies)[: deep + 1]
+            if each.score >= question.min_score and each.id != question.without
+        ][:deep]
         if page.after is not None:
-            last = (-float(page.after_key), page.after)
-            best = [each for each in best if (-each.score, each.id) > last]
-        found = await self._present(scope, question, words, best[:MOST_RESULTS], page.size + 1)
+            best = [each for each in best if (-each.score, each.id) > (-float(last), page.after)]
+        found = await self._present(scope, question, words, best, page.size + 1, deep)
         if len(found) <= page.size:
             return found, ""
         kept = found[: page.size]
-        return kept, page.token(kept[-1].ranked.id, repr(kept[-1].ranked.score))
+        return kept, page.token(kept[-1].ranked.id, kept[-1].place)
 
     async def _sought(
-        self, kind: Kind, scope: Scope, question: Question, words: Sequence[str]
+        self, kind: Kind, scope: Scope, question: Question, words: Sequence[str], deep: int
     ) -> tuple[dict[UUID, float], Words]:
         """Cosines of what is near in meaning, and what has the words."""
         choice = question.choice
         if isinstance(choice, ExampleChoice):
-            near = await self._near(kind, scope, question)
+            near = await self._near(kind, scope, question, deep)
             return near, await search_words.among(self._database, scope, choice, words, list(near))
-        by_words = asyncio.create_task(search_words.by_words(self._database, scope, choice, words, _BY_WORDS))
+        by_words = asyncio.create_task(search_words.by_words(self._database, scope, choice, words, _BY_WORDS * deep))
         try:
-            return await self._near(kind, scope, question), await by_words
+            return await self._near(kind, scope, question, deep), await by_words
         finally:
             by_words.cancel()
 
-    async def _near(self, kind: Kind, scope: Scope, question: Question) -> dict[UUID, float]:
+    async def _near(self, kind: Kind, scope: Scope, question: Question, deep: int) -> dict[UUID, float]:
         """Cosines of the things that are nearest in meaning."""
         if self._milvus is None:
             raise Unavailable.store(STORE, retry_after=60.0)
-        collection = await embeddings.serving(self._database, kind.name)
+        collection = await self._serving(kind)
         if collection is None:
             # Nothing has been embedded yet. That Milvus is there must not be said without having asked.
             await self._milvus.ping()
             return {}
-        try:
-            # The model of the vectors that serve, which may not be the present one while models change.
-            embedder = self._embedders.of(collection.model, collection.dimension)
-            vector = (await embedder.embed([question.text]))[0]
-        except EmbedderUnavailable as error:
-            raise Unavailable(
-                "the model that makes vectors is unavailable, try again",
-                metadata={"store": "embedding_model"},
-                retry_after=error.retry_after,
-            ) from None
-        except TextRefused:
-            raise InvalidRequest.field("query", "TEXT_REFUSED", "is a text that the model does not take") from None
+        # The model of the vectors that serve, which may not be the present one while models change.
+        vector = await self._vector(question.text, collection.model, collection.dimension)
         hits = await searching.search(
             self._milvus,
             self._database,
             scope,
             collection.name,
             vector,
-            limit=MOST_RESULTS,
+            limit=deep,
             client_id=question.choice.client_id,
             where=question.where,
             of_projects=kind.of_projects,
         )
         return {hit.id: hit.score for hit in hits}
 
+    async def _serving(self, kind: Kind) -> Collection | None:
+        """The collection to ask, as it was within the last second."""
+        known = self._collections.get(kind.name)
+        if known is None or time.monotonic() - known[0] > _SERVING_SECONDS:
+            collection = await embeddings.serving(self._database, kind.name)
+            if collection is None:
+                return None
+            known = self._collections[kind.name] = time.monotonic(), collection
+        return known[1]
+
+    async def _vector(self, text: str, model: str, dimension: int) -> Any:
+        """The vector of a question; those asked last are kept, since pages ask again."""
+        key = (model, dimension, text)
+        vector = self._asked.get(key)
+        if vector is None:
+            try:
+                vector = (await self._embedders.of(model, dimension).embed([text]))[0]
+            except EmbedderUnavailable as error:
+                raise Unavailable(
+                    "the model that makes vectors is unavailable, try again",
+                    metadata={"store": "embedding_model"},
+                    retry_after=error.retry_after,
+                ) from None
+            except TextRefused:
+                raise InvalidRequest.field("query", "TEXT_REFUSED", "is a text that the model does not take") from None
+            self._asked[key] = vector
+        self._asked.move_to_end(key)
+        if len(self._asked) > _KEPT:
+            self._asked.popitem(last=False)
+        return vector
+
     async def _present(
-        self, scope: Scope, question: Question, words: Sequence[str], best: Sequence[Ranked], wanted: int
+        self, scope: Scope, question: Question, words: Sequence[str], best: Sequence[Ranked], wanted: int, deep: int
     ) -> list[Found]:
         """As many as are wanted of what may be shown now."""
         found: list[Found] = []
@@ -151,7 +189,11 @@ class Searcher:
             there = await search_words.present(
                 self._database, scope, question.choice, words, [each.id for each in batch]
             )
-            found += [Found(each, _terms(words, there[each.id].matches)) for each in batch if each.id in there]
+            found += [
+                Found(each, _terms(words, there[each.id].matches), f"{deep}:{each.score!r}")
+                for each in batch
+                if each.id in there
+            ]
         return found[:wanted]
 
 

@@ -6,11 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 from storage.postgres import visibility
 from storage.postgres.database import Executor
 from storage.scope import Scope
+
+COMMON: Final = 200
+"""A word that stands in more things than these is none to find them by, and all of them are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Words:
 
     Attributes:
         frequencies: In how many things of the scope each word of the question stands, in their order; None for one that
-            says nothing, such as "and". Empty if nothing was found.
+            says nothing: such as "and", or one that stands in more than `COMMON` of them. Empty if nothing was found.
         found: For each thing the places of those words of the question that stand in it.
     """
 
@@ -143,19 +147,26 @@ _ASKED = """asked AS MATERIALIZED (
 
 # Things with one of the words, those with the rarest first; of each the places of its words, and all frequencies. A
 # word's weight is that of `server.search.ranking.weight`; what is rare is counted within the scope.
-_RANKED = """rarity AS (SELECT place, count(*) AS n FROM hits GROUP BY place)
-SELECT h.id, array_agg(h.place::int ORDER BY h.place),
-  (SELECT jsonb_object_agg(a.place, COALESCE(n, 0)) FROM asked a LEFT JOIN rarity USING (place))
-FROM hits h JOIN rarity r USING (place)
-GROUP BY h.id ORDER BY sum(1 / (1 + ln(r.n))) DESC, h.id LIMIT $5"""
+# What all rows share stands in the first.
+_RANKED = f"""rarity AS (SELECT place, count(*) AS n FROM hits GROUP BY place),
+best AS (
+  SELECT h.id, array_agg(h.place::int) AS places, sum(1 / (1 + ln(r.n))) AS weight
+  FROM hits h JOIN rarity r USING (place) WHERE r.n <= {COMMON}
+  GROUP BY h.id ORDER BY 3 DESC, 1 LIMIT $5)
+SELECT id, places, CASE WHEN row_number() OVER (ORDER BY weight DESC, id) = 1 THEN (
+  SELECT jsonb_object_agg(a.place, COALESCE(n, 0)) FROM asked a LEFT JOIN rarity USING (place)
+  WHERE n IS NULL OR n <= {COMMON}) END
+FROM best ORDER BY weight DESC, id"""
 
 
 def _by_words(kind: str, things: str) -> str:
     return f"""
 WITH {_ASKED},
 hits AS MATERIALIZED (
-  SELECT a.place, i.id FROM asked a JOIN search_words s ON s.kind = '{kind}' AND s.words @@ a.query,
-  LATERAL (SELECT i.id {things} AND i.id = s.item_id) i),
+  SELECT a.place, i.id FROM asked a, LATERAL (
+    SELECT i.id {things} AND i.id IN (
+      SELECT s.item_id FROM search_words s WHERE s.kind = '{kind}' AND s.words @@ a.query)
+    LIMIT {COMMON + 1}) i),
 {_RANKED}"""
 
 

@@ -90,7 +90,9 @@ class SearchProjectsRequest(_message.Message):
     min_score: _builtins.float
     """Leaves out projects that match less than this, 0 to 1 (see Match.score)."""
     page_size: _builtins.int
-    """Projects per page: 50 if 0, at most 500. A search has 200 results at most."""
+    """Projects per page: 50 if 0, at most 500. A search has as many results as five pages hold, at least 50
+    and at most 200.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before, of the same search; empty for the first. Things that change between pages may move."""
     @_builtins.property
@@ -331,7 +333,9 @@ class SearchTemplatesRequest(_message.Message):
     min_score: _builtins.float
     """Leaves out templates that match less than this, 0 to 1."""
     page_size: _builtins.int
-    """Templates per page: 50 if 0, at most 500. A search has 200 results at most."""
+    """Templates per page: 50 if 0, at most 500. A search has as many results as five pages hold, at least 50
+    and at most 200.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before, of the same search; empty for the first."""
     @_builtins.property
@@ -441,7 +445,9 @@ class FindExamplesRequest(_message.Message):
     min_score: _builtins.float
     """Leaves out examples that match less than this, 0 to 1."""
     page_size: _builtins.int
-    """Examples per page: 50 if 0, at most 500. A search has 200 results at most."""
+    """Examples per page: 50 if 0, at most 500. A search has as many results as five pages hold, at least 50
+    and at most 200.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before, of the same search; empty for the first."""
     @_builtins.property
