@@ -27,6 +27,7 @@ _COMMANDS = {
     "embed": "embed:commands",
     "budget": "budget:commands",
     "feedback": "feedback:commands",
+    "search": "search:commands",
     "alerts": "alerts:commands",
     "mail": "mail:commands",
     "ingest": "ingest:ingest",

@@ -152,6 +152,28 @@ class ProjectStory:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateStory:
+    """The shape of a client's file.
+
+    Attributes:
+        columns: Names and types, from left to right.
+        sample: A row of it.
+    """
+
+    key: str
+    name: str
+    artifact_type: str
+    file_name: str
+    columns: tuple[tuple[str, str], ...]
+    sample: tuple[str, ...]
+
+    @property
+    def id(self) -> UUID:
+        """The template's id."""
+        return stable_id("template", self.key)
+
+
+@dataclass(frozen=True, slots=True)
 class ClientStory:
     """A client; `industry` as benchmarks call it."""
 
@@ -207,6 +229,38 @@ PROPERTY: Final = ClientStory(
     interests=("investment", "property abroad"),
 )
 ADVERTISERS: Final = (RETAIL, PROPERTY)
+TEMPLATES: Final[Mapping[str, tuple[TemplateStory, ...]]] = {
+    RETAIL.key: (
+        TemplateStory(
+            "teply-dom/plan", "Медиаплан на квартал", "media_plan", "медиаплан.xlsx",
+            (("Канал", "text"), ("Площадка", "text"), ("Формат", "text"), ("Дата начала", "date"),
+             ("Дата окончания", "date"), ("Показы", "integer"), ("Клики", "integer"), ("Бюджет, руб.", "number")),
+            ("Поиск", "Яндекс Директ", "Текст", "01.03.2026", "31.05.2026", "250000", "9000", "420 000,00"),
+        ),
+        TemplateStory(
+            "teply-dom/report", "Еженедельный отчёт", "report", "отчет_неделя.csv",
+            (("Дата", "date"), ("Кампания", "text"), ("Показы", "integer"), ("Клики", "integer"),
+             ("Расход, руб.", "number"), ("Заказы", "integer"), ("Выручка, руб.", "number")),
+            ("02.03.2026", "Постельное бельё", "18000", "640", "21 500,00", "17", "71 400,00"),
+        ),
+    ),
+    PROPERTY.key: (
+        TemplateStory(
+            "marina-heights/report", "Leads by source", "report", "leads.xlsx",
+            (("Week", "date"), ("Campaign", "text"), ("Platform", "text"), ("Spend, AED", "number"),
+             ("Leads", "integer"), ("Cost per lead", "number"), ("Viewings", "integer")),
+            ("2026-03-02", "Off-plan, investors", "VK Ads", "12400", "31", "400", "6"),
+        ),
+        TemplateStory(
+            "marina-heights/brief", "Launch brief", "brief", "brief.xlsx",
+            (("Objective", "text"), ("Target audience", "text"), ("Key message", "text"), ("Budget, AED", "number"),
+             ("Start date", "date"), ("End date", "date")),
+            ("Viewings of two-bedroom flats", "Investors abroad", "Sea view, handover in 2027", "900000", "2026-03-01",
+             "2026-06-30"),
+        ),
+    ),
+}  # fmt: skip
+"""What the files of clients look like, by the client's key."""
 
 
 @cache

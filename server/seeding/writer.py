@@ -27,6 +27,7 @@ from server.planning import plan_convert
 from server.planning.plan_convert import Frame
 from server.rpc.auditing import SYSTEM, append_to, recorder
 from server.rpc.call import AuditEntry, AuditRecorder
+from server.search import convert as searching
 from server.seeding import history, story
 from server.seeding.history import Figures
 from server.seeding.story import CampaignStory, ClientStory, Person, PlanStory, ProjectStory
@@ -34,7 +35,17 @@ from server.settings import Settings
 from server.statistics.relay import CampaignDirectory
 from server.statistics.snapshots import SnapshotWriter
 from storage.clickhouse.connect import ClickHouse
-from storage.postgres import campaigns, clients, media_plan_history, media_plans, outbox, project_team, projects, users
+from storage.postgres import (
+    campaigns,
+    clients,
+    media_plan_history,
+    media_plans,
+    outbox,
+    project_team,
+    projects,
+    templates,
+    users,
+)
 from storage.postgres.audit import Cause
 from storage.postgres.clients import Client
 from storage.postgres.database import Database, Transaction
@@ -108,7 +119,7 @@ class Report:
 
     people: list[Person] = field(default_factory=list)
     made: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("clients", "projects", "plans", "campaigns"), 0)
+        default_factory=lambda: dict.fromkeys(("clients", "templates", "projects", "plans", "campaigns"), 0)
     )
     stored: int = 0
     known: int = 0
@@ -240,7 +251,9 @@ class Demo:
         return row, True
 
     async def _tenant(self, tx: Transaction, record: AuditRecorder, wanted: ClientStory, agency: Client) -> _Tenant:
-        row, _ = await self._client(tx, record, wanted, agency)
+        row, new = await self._client(tx, record, wanted, agency)
+        if new:
+            await self._templates(tx, record, wanted)
         zone = ZoneInfo(wanted.time_zone)
         made, today = row.created_at.astimezone(zone).date(), datetime.now(zone).date()
         told: dict[str, list[_Told]] = {}
@@ -269,6 +282,23 @@ class Demo:
             ]
             self.report.projects.append(_summary(row, project, told[each.key]))
         return _Tenant(wanted, row, made, told)
+
+    async def _templates(self, tx: Transaction, record: AuditRecorder, client: ClientStory) -> None:
+        for each in story.TEMPLATES[client.key]:
+            row = await templates.create(
+                tx,
+                client_id=client.id,
+                name=each.name,
+                artifact_type=each.artifact_type,
+                columns=[{"name": name, "type": kind} for name, kind in each.columns],
+                sample=[each.sample],
+                file_name=each.file_name,
+                created_by=story.stable_id("user", "media_planner"),
+                template_id=each.id,
+            )
+            assert row is not None
+            await record(AuditEntry("create", "template", row.id, row.client_id, None, None, searching.template(row)))
+            self.report.made["templates"] += 1
 
     async def _project(
         self, tx: Transaction, record: AuditRecorder, client: ClientStory, wanted: ProjectStory

@@ -220,7 +220,7 @@ async def test_twice_is_once_and_an_edit_stays(world: World, seeded: Seeded, mrm
     }
     again = await mrm("seed", "demo", "--yes", **engines)
     assert again.code == 0, again.err
-    assert "added: 0 people, 0 clients, 0 projects, 0 plans, 0 campaigns, 0 figures" in again.out
+    assert "added: 0 people, 0 clients, 0 templates, 0 projects, 0 plans, 0 campaigns, 0 figures" in again.out
     assert "password, shown" not in again.out and str(story.RETAIL.id) in again.out
     assert await state(world) == before
     kept = await campaigns.get(world.database, EVERYTHING, edited.id)
