@@ -86,3 +86,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert "neither the client nor an agency above it has this account" in output
     assert "1 created, 0 updated, 1 skipped, 0 failed" in output
     assert re.search(r"cost +12.5625 +12.5625 +agree", output), output
+    assert '"semanticScore"' in output
+    assert re.search(r"0\.\d{3} \S+ Spring: .*words: spring", output), output
+    assert '"COLUMN_REASON_KIND_SYNONYM"' in output
+    assert "<person>" in output and "Смирнова" not in output

@@ -162,7 +162,7 @@ def table(found: Sequence[Line]) -> Table:
 def line(found: Line) -> str:
     """A result for a pipe."""
     id_, name, _, match = found
-    return f"{match.score:.3f}\t{id_}\t{' '.join(name.split())}\t{why(match)}"
+    return f"{match.score:.3f} {id_} {' '.join(name.split())}: {why(match)}"
 
 
 def why(match: pb.Match) -> str:

@@ -11,7 +11,7 @@ from server.seeding import story
 
 def test_a_result_says_why_it_was_found() -> None:
     match = pb.Match(score=0.61, semantic_score=0.5, keyword_score=0.8, terms=[pb.MatchedTerm(term="кофе")])
-    assert search.line(("id", "Реклама\nкофе", "", match)) == "0.610\tid\tРеклама кофе\tmeaning 0.50; words: кофе"
+    assert search.line(("id", "Реклама\nкофе", "", match)) == "0.610 id Реклама кофе: meaning 0.50; words: кофе"
     assert search.why(pb.Match(score=0.2, keyword_score=0.6, terms=[pb.MatchedTerm(term="tea")])) == "words: tea"
     assert search.table([("id", "[x]", "more", match)]).row_count == 1
 
