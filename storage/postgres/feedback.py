@@ -339,11 +339,10 @@ _EXAMPLES = f"SELECT {_EXAMPLE} {_FROM} WHERE f.id = ANY ($4::uuid[]) AND {_TAKE
 # Examples by their ids, whoever asks; none of clients that are gone.
 _EXAMPLES_INTERNAL = f"SELECT {_EXAMPLE} {_FROM} WHERE f.id = ANY ($1::uuid[]) AND {_TAKEN} AND cl.purged_at IS NULL"
 
-# Some examples in the order of their ids, of a client if wanted.
+# Some examples in the order of their ids.
 _EXAMPLES_AFTER = f"""
 SELECT {_EXAMPLE} {_FROM}
-WHERE {_TAKEN} AND cl.purged_at IS NULL AND ($1::uuid IS NULL OR f.id > $1) AND ($3::uuid IS NULL OR f.client_id = $3)
-ORDER BY f.id LIMIT $2"""
+WHERE {_TAKEN} AND cl.purged_at IS NULL AND ($1::uuid IS NULL OR f.id > $1) ORDER BY f.id LIMIT $2"""
 
 
 async def standings(db: Executor, scope: Scope, places: Sequence[Place]) -> list[Standing]:
@@ -439,14 +438,12 @@ async def examples_internal(db: Executor, feedback_ids: Sequence[UUID]) -> list[
     return [Example(*row) for row in await db.fetch(_EXAMPLES_INTERNAL, list(feedback_ids))]
 
 
-async def examples_after_internal(
-    db: Executor, after: UUID | None, limit: int, client_id: UUID | None = None
-) -> list[Example]:
-    """Up to `limit` answers that people took, in the order of their ids, after the id `after`; of a client if given.
+async def examples_after_internal(db: Executor, after: UUID | None, limit: int) -> list[Example]:
+    """Up to `limit` answers that people took, in the order of their ids, after the id `after`.
 
     For whoever looks at all of them. A row whose transaction took long may appear behind an id that was passed already.
     """
-    return [Example(*row) for row in await db.fetch(_EXAMPLES_AFTER, after, limit, client_id)]
+    return [Example(*row) for row in await db.fetch(_EXAMPLES_AFTER, after, limit)]
 
 
 def _conditions(selection: Selection) -> tuple[object, ...]:

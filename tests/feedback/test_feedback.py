@@ -470,9 +470,8 @@ async def test_answers_that_people_took_are_examples(world: World) -> None:
         place.record(output_text="taken too"),
     )
     ids = [UUID(result.feedback_id) for result in results]
-    client_id = UUID(place.client_id)
-    found = await feedback.examples_after_internal(world.database, None, 2, client_id)
-    found += await feedback.examples_after_internal(world.database, found[-1].id, 2, client_id)
+    found = await feedback.examples_after_internal(world.database, UUID(int=ids[0].int - 1), 2)
+    found += await feedback.examples_after_internal(world.database, found[-1].id, 2)
     assert [(each.id, each.text, each.category) for each in found] == [
         (ids[0], "taken", "report"), (ids[1], "after", "report"), (ids[5], "taken too", "report"),
     ]  # fmt: skip

@@ -144,7 +144,8 @@ class UserServiceServicer:
 
     def DeleteUser(self, request, context):
         """DeleteUser ends an active or suspended user for good: e-mail, names and password are erased, the address is free for
-        another user, client memberships and the API keys that the user has made end. History keeps the bare id.
+        another user, client memberships and the API keys that the user has made end. History keeps the bare id,
+        feedback a pseudonym of its own for each client, without what the user said.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

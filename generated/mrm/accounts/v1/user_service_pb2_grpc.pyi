@@ -54,7 +54,8 @@ class UserServiceStub:
     """RestoreUser lets a suspended user sign in again. Sessions and API keys do not come back."""
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]
     """DeleteUser ends an active or suspended user for good: e-mail, names and password are erased, the address is free for
-    another user, client memberships and the API keys that the user has made end. History keeps the bare id.
+    another user, client memberships and the API keys that the user has made end. History keeps the bare id,
+    feedback a pseudonym of its own for each client, without what the user said.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ChangePasswordRequest, _user_service_pb2.ChangePasswordResponse]
     """ChangePassword sets the caller's own password and ends all their sessions, this one included. Limited like Login. It has
@@ -95,7 +96,8 @@ class UserServiceAsyncStub(UserServiceStub):
     """RestoreUser lets a suspended user sign in again. Sessions and API keys do not come back."""
     DeleteUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DeleteUserRequest, _user_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """DeleteUser ends an active or suspended user for good: e-mail, names and password are erased, the address is free for
-    another user, client memberships and the API keys that the user has made end. History keeps the bare id.
+    another user, client memberships and the API keys that the user has made end. History keeps the bare id,
+    feedback a pseudonym of its own for each client, without what the user said.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ChangePasswordRequest, _user_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
     """ChangePassword sets the caller's own password and ends all their sessions, this one included. Limited like Login. It has
@@ -175,7 +177,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.DeleteUserResponse, _abc.Awaitable[_user_service_pb2.DeleteUserResponse]]:
         """DeleteUser ends an active or suspended user for good: e-mail, names and password are erased, the address is free for
-        another user, client memberships and the API keys that the user has made end. History keeps the bare id.
+        another user, client memberships and the API keys that the user has made end. History keeps the bare id,
+        feedback a pseudonym of its own for each client, without what the user said.
         """
 
     @_abc_1.abstractmethod
