@@ -53,8 +53,10 @@ def text(row: ProjectText) -> str:
     brief = (row.brief.get(name, "") for name in _BRIEF)
     parts = [row.name, row.description, *brief, *_words(row.brief.get("extra", {})), row.industry]
     for plan in row.plans:
-        channels = [f"{_spoken(entry['type'])} {_spoken(entry['platform'])} {entry.get('format', '')}".strip()
-                    for entry in plan["channels"]]  # fmt: skip
+        channels = [
+            " ".join(entry.get(name, "").replace("_", " ") for name in ("type", "platform", "format")).strip()
+            for entry in plan["channels"]
+        ]
         parts += [plan["name"], ", ".join(dict.fromkeys(channels)), *_words(plan["targeting"])]
     return "\n".join(part.strip() for part in parts if part and part.strip())
 
@@ -63,8 +65,7 @@ def _channels(plans: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Types and platforms of planned channels, as filters name them."""
     for plan in plans:
         for entry in plan["channels"]:
-            yield entry["type"]
-            yield entry["platform"]
+            yield from (entry[name] for name in ("type", "platform") if name in entry)
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -77,10 +78,6 @@ def _words(value: Any) -> Iterator[str]:
     elif isinstance(value, Sequence):
         for each in value:
             yield from _words(each)
-
-
-def _spoken(word: str) -> str:
-    return word.replace("_", " ")
 
 
 KIND: Final = Kind("project", _FIELDS, load, project_texts.page_internal, of_projects=True)

@@ -102,6 +102,8 @@ class _Check:
             try:
                 await self._things(collection, found)
                 await self._rows(collection, found)
+                # Changes by the handful are never enough for a flush of their own.
+                await collections.flush(self._milvus, collection.name)
             except CollectionMissing:
                 # The next job that embeds makes it again and fills it.
                 await self._note(await self._kind.page(self._database, None, 1))
