@@ -152,7 +152,7 @@ async def _copied(connection: asyncpg.Connection, desk: Desk, records: list[feed
         draft = rules.read(record, "record", key)
         row = draft.row._replace(acted_at=now)
         if draft.texts is not None:
-            [percent] = await edits.percents([draft.texts])
+            [percent] = await edits.percents([draft.texts], asyncio.Semaphore())
             row = row._replace(edit_percent=percent)
         rows.append(row)
     begun = time.perf_counter()

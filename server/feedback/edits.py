@@ -20,15 +20,20 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
 
 
-async def percents(pairs: Sequence[tuple[str, str]]) -> list[Decimal]:
+async def percents(pairs: Sequence[tuple[str, str]], turns: asyncio.Semaphore) -> list[Decimal]:
     """For each answer and what became of it, in `plain` form: how much was changed, in percent with two decimals.
 
     That is the least number of characters to insert, delete or replace, of the length of the longer text; texts that
     differ do so by 0.01 at least.
+
+    Args:
+        pairs: The texts.
+        turns: Limits how many threads compare at a time: they are the process's, and long texts take seconds.
     """
-    if sum(len(before) * len(after) for before, after in pairs) > _AT_ONCE:
+    if sum(len(before) * len(after) for before, after in pairs) <= _AT_ONCE:
+        return _percents(pairs)
+    async with turns:
         return await asyncio.to_thread(_percents, pairs)
-    return _percents(pairs)
 
 
 def _percents(pairs: Sequence[tuple[str, str]]) -> list[Decimal]:

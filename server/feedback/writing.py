@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -49,6 +50,7 @@ class FeedbackWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._add = Together(self._add_all, _MOST, len)
+        self._comparing = asyncio.Semaphore(1)
 
     async def record(self, call: Call, records: Sequence[pb.FeedbackRecord], path: str) -> list[Recorded | DomainError]:
         """Stores those of the records that can be stored.
@@ -77,7 +79,7 @@ class FeedbackWriter:
             if fault is not None:
                 outcomes[index] = fault
                 del drafts[index]
-        rows = await _measured(list(drafts.values()))
+        rows = await self._measured(list(drafts.values()))
         if rows:
             there = await self._add(rows)
             for index, row in zip(drafts, rows, strict=True):
@@ -98,12 +100,19 @@ class FeedbackWriter:
             if missing is None:
                 told[place] = None
                 continue
-            key = missing
-            if key not in explained:
+            if missing not in explained:
                 error = NotFound.resource(*missing)
-                explained[key] = await rights.explained(self._database, call.principal, _PERMISSION, error)
-            told[place] = explained[key]
+                explained[missing] = await rights.explained(self._database, call.principal, _PERMISSION, error)
+            told[place] = explained[missing]
         return told
+
+    async def _measured(self, drafts: Sequence[Draft]) -> list[NewFeedback]:
+        """The rows of drafts, once their texts have been compared."""
+        pairs = [draft.texts for draft in drafts if draft.texts is not None]
+        percents = iter(await edits.percents(pairs, self._comparing))
+        return [
+            draft.row if draft.texts is None else draft.row._replace(edit_percent=next(percents)) for draft in drafts
+        ]
 
     async def _add_all(self, batches: Sequence[Sequence[NewFeedback]]) -> list[Mapping[UUID, Stored | None]]:
         """Stores the rows of several requests; what `feedback.add_internal` says of them, for each."""
@@ -129,13 +138,6 @@ def _missing(place: Place, standing: Standing) -> tuple[str, str] | None:
     if not standing.user:
         return "user", str(place.user_id)
     return None
-
-
-async def _measured(drafts: Sequence[Draft]) -> list[NewFeedback]:
-    """The rows of drafts, once their texts have been compared."""
-    pairs = [draft.texts for draft in drafts if draft.texts is not None]
-    percents = iter(await edits.percents(pairs))
-    return [draft.row if draft.texts is None else draft.row._replace(edit_percent=next(percents)) for draft in drafts]
 
 
 def _outcome(row: NewFeedback, there: Mapping[UUID, Stored | None], path: str) -> Recorded | DomainError:

@@ -214,7 +214,7 @@ def distance(before: str, after: str) -> int:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.text("абc\n", max_size=12), st.text("абc\n", max_size=12)), max_size=5))
 async def test_the_changed_share_is_the_least_number_of_changes(pairs: list[tuple[str, str]]) -> None:
-    found = await edits.percents(pairs)
+    found = await edits.percents(pairs, asyncio.Semaphore())
     for (before, after), percent in zip(pairs, found, strict=True):
         exact = Decimal(100 * distance(before, after)) / (max(len(before), len(after)) or 1)
         assert abs(percent - exact) <= Decimal("0.005")

@@ -305,7 +305,7 @@ class GetFeedbackStatisticsRequest(_message.Message):
     """Width of the buckets of the trend: days, weeks or months; no trend if unset."""
     time_zone: _builtins.str
     """IANA name of the time zone whose days, weeks and months count. The client's own if empty and the filter names exactly one
-    client, else "UTC".
+    client that the caller sees as a whole, else "UTC".
     """
     @_builtins.property
     def dates(self) -> _time_pb2.DateRange:
