@@ -39,6 +39,7 @@ _COMMANDS = {
     "demo": "demo:demo",
     "sandbox": "sandbox:sandbox",
     "health": "health:health",
+    "top": "top:top",
 }
 
 

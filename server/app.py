@@ -8,9 +8,10 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from importlib.metadata import version
+from typing import Any, NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -40,7 +41,14 @@ from mrm.campaigns.v1 import (
     campaign_service_pb2,
     sync_service_pb2,
 )
-from mrm.operations.v1 import alert_service_pb2, change_service_pb2, email_service_pb2, job_service_pb2
+from mrm.operations.v1 import (
+    alert_service_pb2,
+    change_service_pb2,
+    email_service_pb2,
+    job_service_pb2,
+    system_service_pb2,
+    usage_service_pb2,
+)
 from mrm.planning.v1 import (
     benchmark_service_pb2,
     forecast_service_pb2,
@@ -74,6 +82,8 @@ from server.feedback.feedback_service import FeedbackService
 from server.feedback.statistics import StatisticsRpcs as FeedbackStatisticsRpcs
 from server.forecasting.forecast_service import ForecastRpcs
 from server.forecasting.performance import PerformanceRpcs
+from server.monitoring.monitor import Monitor, calls
+from server.monitoring.usage_service import UsageService
 from server.operations.alert_service import AlertService
 from server.operations.change_service import ChangeService
 from server.operations.email_service import EmailService
@@ -81,6 +91,7 @@ from server.operations.feed import ChangeFeed
 from server.operations.job_service import JobRpcs
 from server.operations.job_watch import JobFeed, JobWatchRpcs
 from server.operations.job_work import JobWorkRpcs
+from server.operations.system_service import SystemService
 from server.pacing.budget_service import BudgetService
 from server.planning.benchmark_service import BenchmarkService
 from server.planning.lifecycle import LifecycleRpcs
@@ -97,13 +108,16 @@ from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.fences import SessionFences
 from server.rpc.health import HealthMonitor
+from server.rpc.metering import CallMeters
 from server.rpc.paging import Pager
 from server.rpc.pipeline import Deserializer, Pipeline
 from server.rpc.preference import ReadPreference
 from server.rpc.reflection import CommentedReflection
 from server.rpc.streams import StreamRegistry
 from server.rpc.tokens import TokenCodec
+from server.rpc.tracing import Tracer
 from server.rpc.transport import ServerCertificates, TlsFiles, UnusableCertificate
+from server.rpc.usage import UsageCounter
 from server.search.embedder import Embedders
 from server.search.embedding_service import EmbeddingService
 from server.search.search_service import SearchService
@@ -125,7 +139,7 @@ from server.statistics.rollup_service import RollupService
 from server.statistics.snapshots import SnapshotRpcs, SnapshotWriter
 from server.statistics.watch import WatchRpcs
 from server.statistics.wire import append_request_deserializer, ingest_request_deserializer
-from server.stores import check_schemas, key_ring, object_storage, vectors
+from server.stores import check_schemas, key_ring, migration_status, object_storage, vectors
 from server.sync.sync_service import SyncService
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import set_durability
@@ -170,6 +184,8 @@ SERVICES = (
     feedback_service_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
     template_service_pb2.DESCRIPTOR.services_by_name["TemplateService"],
     search_service_pb2.DESCRIPTOR.services_by_name["SearchService"],
+    usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"],
+    system_service_pb2.DESCRIPTOR.services_by_name["SystemService"],
 )
 
 # Requests whose events are not to be decoded.
@@ -207,7 +223,13 @@ class Application:
         self._stack = AsyncExitStack()
         self._server: grpc.aio.Server | None = None
         self._log = logs.get("app")
+        self._monitor: Monitor | None = None
         self.port = 0
+
+    @property
+    def monitoring_port(self) -> int:
+        """Where this process answers Prometheus; 0 if it does not."""
+        return self._monitor.port if self._monitor else 0
 
     async def start(self) -> None:
         """Opens the stores, checks their schemas and begins to serve.
@@ -226,8 +248,10 @@ class Application:
     async def _start(self) -> None:
         settings = self._settings
         await check_schemas(settings)
+        kinds = _store_kinds(settings)
+        tracer = await self._tracer()
         database = await self._opened(
-            Database.open(
+            kinds.database.open(
                 settings.postgres.dsn.get_secret_value(),
                 min_size=settings.postgres.pool_min,
                 max_size=settings.postgres.pool_max,
@@ -244,20 +268,22 @@ class Application:
                 application_name="mrm-background",
             )
         )
-        preference = None
+        preference, pools = None, {"calls": database, "background": background}
         if settings.postgres.replica_dsn is not None:
             staleness = settings.postgres.replica_staleness
-            replica = Replica(background, await self._opened(_replica(settings)), staleness)
+            reads = await self._opened(_replica(settings, kinds.database))
+            pools["reads"] = reads
+            replica = Replica(background, reads, staleness)
             database.read_from(replica)
             self._background(replica.run)
             preference = ReadPreference(staleness)
-        redis = await self._opened(
-            MultiplexedRedis.open(settings.redis.durable_dsn.get_secret_value(), scripts=SCRIPTS)
-        )
+        redis = await self._opened(kinds.redis.open(settings.redis.durable_dsn.get_secret_value(), scripts=SCRIPTS))
         volatile = redis
         if settings.redis.volatile_dsn is not None:
-            volatile = await self._opened(MultiplexedRedis.open(settings.redis.volatile_dsn.get_secret_value()))
-        clickhouse = ClickHouse(settings.clickhouse.dsn.get_secret_value(), connections=settings.clickhouse.connections)
+            volatile = await self._opened(kinds.redis.open(settings.redis.volatile_dsn.get_secret_value()))
+        clickhouse = kinds.clickhouse(
+            settings.clickhouse.dsn.get_secret_value(), connections=settings.clickhouse.connections
+        )
         self._stack.push_async_callback(clickhouse.close)
         await set_durability(clickhouse, settings.clickhouse.fsync_after_insert)
 
@@ -271,7 +297,19 @@ class Application:
         job_feed = JobFeed(background, settings.watch.tick, self._streams.draining)
         feed = ChangeFeed(background, signals, settings.watch, self._streams.draining)
         await fences.read()
-        self._pipeline = Pipeline(authenticator, database, self._streams, feed.announce, preference)
+        usage = UsageCounter(background)
+        self._stack.push_async_callback(usage.close)
+        meters = None if settings.monitoring.port is None else CallMeters()
+        self._pipeline = Pipeline(
+            authenticator,
+            database,
+            self._streams,
+            feed.announce,
+            preference,
+            meters=meters,
+            tracer=tracer,
+            usage=usage,
+        )
         configured = settings.auth.token_key
         key = configured.get_secret_value().encode() if configured else await token_keys.shared_key(database)
         codec = TokenCodec(key)
@@ -359,7 +397,9 @@ class Application:
                 WatchRpcs(database, hub, codec, settings.watch),
             ],
             "SyncService": [SyncService(database, pager)],
+            "SystemService": [SystemService(lambda: migration_status(settings))],
             "TemplateService": [TemplateService(database, pager, embedders, feed.announce)],
+            "UsageService": [UsageService(database, clickhouse)],
             "UserService": [UserService(database, sessions, limiter, passwords, pager, settings.auth)],
         }
         for service in SERVICES:
@@ -378,8 +418,10 @@ class Application:
         await self._health.check()
         self._background(self._health.run)
         self._background(self._streams.run)
-        for task in (relay, aggregator, hub, feed, job_feed, fences):
+        for task in (relay, aggregator, hub, feed, job_feed, fences, usage):
             self._background(task.run)
+        if meters is not None:
+            self._watch_over(meters, pools, ingestor, hub)
         await server.start()
         self._log.info("serving", host=settings.grpc.host, port=self.port)
 
@@ -412,6 +454,32 @@ class Application:
         await self._stack.aclose()
         self._log.info("stopped")
 
+    def _watch_over(self, meters: CallMeters, pools: Mapping[str, Database], ingestor: Ingestor, hub: WatchHub) -> None:
+        """Begins to answer Prometheus."""
+        monitor = Monitor(self._settings.monitoring, pools["background"])
+        for name, database in pools.items():
+            monitor.pool(name, database)
+        monitor.add(lambda: calls(meters))
+        monitor.stores(lambda: self._health.answering)
+        queued = "Bytes of batches that wait or are being stored"
+        monitor.gauge("mrm_ingest_queued_bytes", queued, lambda: ingestor.queued_bytes)
+        monitor.gauge("mrm_watchers", "Callers who watch figures on this process", lambda: hub.watchers)
+        monitor.gauge("mrm_watch_lag_seconds", "Time since what they watch was last read", lambda: hub.lag)
+        monitor.start()
+        self._monitor = monitor
+        self._stack.push_async_callback(monitor.close)
+        self._background(monitor.run)
+
+    async def _tracer(self) -> Tracer | None:
+        """Whom to tell of calls, if a collector is named."""
+        if self._settings.tracing.endpoint is None:
+            return None
+        from server.monitoring.tracing import OtlpTracer
+
+        tracer = OtlpTracer(self._settings.tracing, version("mrm-ai-platform"))
+        self._stack.push_async_callback(asyncio.to_thread, tracer.close)
+        return tracer
+
     async def _opened(self, opening: Coroutine[Any, Any, Any]) -> Any:
         """Awaits a store and has it closed at the end."""
         store = await opening
@@ -435,7 +503,7 @@ class Application:
 def _needs(service: str) -> frozenset[str]:
     entities = frozenset({"postgresql", "redis"})
     match service:
-        case "StatisticsService" | "BackfillService" | "BudgetService" | "ForecastService":
+        case "StatisticsService" | "BackfillService" | "BudgetService" | "ForecastService" | "UsageService":
             return entities | {"clickhouse"}
         case "SearchService":
             return entities | {"milvus"}
@@ -445,15 +513,36 @@ def _needs(service: str) -> frozenset[str]:
             return entities
 
 
+class _StoreKinds(NamedTuple):
+    """What opens the stores."""
+
+    database: type[Database] = Database
+    redis: type[MultiplexedRedis] = MultiplexedRedis
+    clickhouse: type[ClickHouse] = ClickHouse
+
+
+def _store_kinds(settings: Settings) -> _StoreKinds:
+    """Stores that tell a collector what they are asked, if one is named; else those that spend nothing on it."""
+    if settings.tracing.endpoint is None:
+        return _StoreKinds()
+    try:
+        from server.monitoring import tracing
+    except ImportError:
+        raise StartError(
+            "MRM_TRACING__ENDPOINT is set and OpenTelemetry is not installed: pip install 'mrm-ai-platform[tracing]'"
+        ) from None
+    return _StoreKinds(tracing.TracedDatabase, tracing.TracedRedis, tracing.TracedClickHouse)
+
+
 async def _signals(settings: Settings) -> Signals:
     return Signals(settings.redis.durable_dsn.get_secret_value())
 
 
-async def _replica(settings: Settings) -> Database:
+async def _replica(settings: Settings, kind: type[Database]) -> Database:
     dsn = settings.postgres.replica_dsn
     assert dsn is not None
     # It need not be there yet.
-    return await Database.open(
+    return await kind.open(
         dsn.get_secret_value(),
         min_size=0,
         max_size=settings.postgres.pool_max,

@@ -438,6 +438,38 @@ class PromptsSettings(BaseModel):
     )
 
 
+class MonitoringSettings(BaseModel):
+    """What a process tells Prometheus of itself, over HTTP."""
+
+    host: str = Field("127.0.0.1", description="Address to answer on; nobody is asked who they are")
+    port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, 0 for a free one, off if unset; `mrm serve --workers N` takes N from it on",
+    )
+    interval: PositiveSeconds = Field(
+        10.0, description="How often queues, lags and alerts are read from the stores while that is on"
+    )
+
+
+def _collector(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^@/\s]+(/[^@\s?]*)?", value):
+        raise ValueError("must be http(s)://host:port/path; credentials go into OTEL_EXPORTER_OTLP_HEADERS")
+    return value
+
+
+class TracingSettings(BaseModel):
+    """Spans of calls and of what they ask the stores, for an OpenTelemetry collector."""
+
+    endpoint: Annotated[str | None, AfterValidator(_collector)] = Field(
+        None, description="Where OTLP over HTTP goes, such as https://host:4318/v1/traces; off if unset"
+    )
+    ratio: float = Field(
+        0.01, ge=0, le=1, description="Share of calls traced; one that comes with a traceparent follows that one"
+    )
+
+
 class LoggingSettings(BaseModel):
     """Logs, one JSON object a line on standard error."""
 
@@ -472,6 +504,8 @@ class Settings(BaseSettings):
     alerts: AlertsSettings = AlertsSettings()
     prompts: PromptsSettings = PromptsSettings()
     logging: LoggingSettings = LoggingSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -53,6 +53,8 @@ from mrm.operations.v1 import (
     change_service_pb2_grpc,
     email_service_pb2_grpc,
     job_service_pb2_grpc,
+    system_service_pb2_grpc,
+    usage_service_pb2_grpc,
 )
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,
@@ -178,6 +180,8 @@ class Caller:
     feedback: feedback_service_pb2_grpc.FeedbackServiceAsyncStub = field(init=False)
     templates: template_service_pb2_grpc.TemplateServiceAsyncStub = field(init=False)
     search: search_service_pb2_grpc.SearchServiceAsyncStub = field(init=False)
+    usage: usage_service_pb2_grpc.UsageServiceAsyncStub = field(init=False)
+    system: system_service_pb2_grpc.SystemServiceAsyncStub = field(init=False)
 
     def __post_init__(self) -> None:
         channel = self.channel
@@ -212,6 +216,8 @@ class Caller:
         self.feedback = feedback_service_pb2_grpc.FeedbackServiceStub(channel)
         self.templates = template_service_pb2_grpc.TemplateServiceStub(channel)
         self.search = search_service_pb2_grpc.SearchServiceStub(channel)
+        self.usage = usage_service_pb2_grpc.UsageServiceStub(channel)
+        self.system = system_service_pb2_grpc.SystemServiceStub(channel)
 
     @property
     def auth(self) -> tuple[tuple[str, str], ...]:

@@ -55,6 +55,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "TEMPLATES_WRITE",
         "CAMPAIGNS_IMPORT",
         "CAMPAIGNS_SYNC",
+        "OPERATIONS_READ",
     },
     "media_planner": _READ | {"USERS_READ", "MEDIA_PLANS_WRITE", "REPORTS_WRITE", "FEEDBACK_WRITE", "TEMPLATES_WRITE"},
     "analyst": _READ | {"USERS_READ", "STATISTICS_ROLLUP", "REPORTS_WRITE", "PROMPTS_WRITE", "TEMPLATES_WRITE"},
@@ -71,6 +72,7 @@ ROLE_PERMISSIONS: dict[str, frozenset[str]] = {
         "REPORTS_WRITE",
         "FEEDBACK_WRITE",
         "TEMPLATES_WRITE",
+        "OPERATIONS_READ",
     },
     "specialist": _READ
     | {

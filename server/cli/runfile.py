@@ -31,10 +31,12 @@ class RunFile:
     Attributes:
         pid: Its process.
         target: Address of the server.
+        metrics_url: Where it answers Prometheus.
     """
 
     pid: int
     target: str
+    metrics_url: str
     postgres_dsn: str
     redis_dsn: str
     clickhouse_dsn: str

@@ -111,11 +111,15 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
             prepend(settings.secrets.keyring_file, new_entry("first"))
         async with step("schemas up to date"):
             await migrate(settings)
+        if settings.monitoring.port is None:
+            # For `mrm top`; nobody but this machine can ask.
+            settings.monitoring.host, settings.monitoring.port = "127.0.0.1", 0
         application = Application(settings)
         async with step("server started"):
             await application.start()
         try:
-            RunFile(os.getpid(), _target(settings, application), **vars(connections)).write(data_dir)
+            metrics_url = f"http://127.0.0.1:{application.monitoring_port}/metrics"
+            RunFile(os.getpid(), _target(settings, application), metrics_url, **vars(connections)).write(data_dir)
             async with beside(settings):
                 yield engines, application
         finally:

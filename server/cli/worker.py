@@ -31,6 +31,7 @@ def worker() -> None:
 
 async def _worker(stop: asyncio.Event) -> None:
     from server.jobs.worker import JobWorker
+    from server.monitoring.monitor import watching_over
     from server.rpc import logs
     from server.stores import check_schemas, opened
 
@@ -39,7 +40,10 @@ async def _worker(stop: asyncio.Event) -> None:
     await check_schemas(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with opened(settings, "mrm-worker") as stores:
+    async with (
+        opened(settings, "mrm-worker") as stores,
+        watching_over(settings.monitoring, "jobs", stores.database),
+    ):
         await JobWorker(stores).run(stop)
 
 
@@ -79,6 +83,10 @@ async def _keep(settings: Settings) -> None:
 
 
 def _started(settings: Settings) -> subprocess.Popen[bytes]:
+    variables = {**os.environ, **environment(settings)}
+    if settings.monitoring.port:
+        # The parent has this one.
+        variables["MRM_MONITORING__PORT"] = str(settings.monitoring.port + 1)
     # Not through the event loop: uvloop forks, this process is full of gRPC threads, and gRPC's fork handlers sometimes
     # abort the child. `subprocess` uses vfork, which runs no such handlers.
     return subprocess.Popen(
@@ -87,7 +95,7 @@ def _started(settings: Settings) -> subprocess.Popen[bytes]:
         # Nothing of it belongs into the output of the command.
         stdout=sys.stderr.fileno(),
         stderr=sys.stderr.fileno(),
-        env={**os.environ, **environment(settings)},
+        env=variables,
         # Ctrl-C goes to the whole group of a terminal; the worker hears of it from here.
         start_new_session=True,
     )

@@ -82,6 +82,9 @@ class Workers:
 
     async def _start(self, number: int) -> bool:
         """Starts a worker; returns whether it serves."""
+        monitoring = self._settings.monitoring.port
+        # Each has its own; a free one each if any will do.
+        answering = {} if not monitoring else {"MRM_MONITORING__PORT": str(monitoring + number - 1)}
         worker = self._running[number] = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -94,6 +97,7 @@ class Workers:
                 "MRM_GRPC__HOST": self._settings.grpc.host,
                 "MRM_GRPC__PORT": str(self._port),
                 "MRM_GRPC__REUSE_PORT": "true",
+                **answering,
             },
             # Ctrl-C goes to the whole group of a terminal; workers hear of it from here.
             start_new_session=True,

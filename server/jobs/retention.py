@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from server.jobs.handling import JobContext
-from storage.postgres import emails, idempotency, jobs
+from storage.postgres import emails, idempotency, jobs, monitoring
 from storage.postgres.database import Executor
 from storage.postgres.jobs import Job
 
@@ -47,11 +47,13 @@ _PURGES: Final[dict[str, Callable[[Executor, int], Awaitable[int]]]] = {
 
 async def handle(job: Job, context: JobContext) -> Mapping[str, Any]:
     """Deletes in batches, so that no statement holds many rows and the job can be cancelled between them."""
-    purge = _PURGES[ApplyRetention.model_validate(job.payload).table]
+    table = ApplyRetention.model_validate(job.payload).table
+    purge = _PURGES[table]
     deleted = 0
     while True:
         batch = await purge(context.stores.database, _BATCH)
         deleted += batch
         if batch < _BATCH:
+            await monitoring.reach_internal(context.stores.database, f"retention.{table}")
             return {"deleted": deleted}
         await context.progress(deleted, 0)

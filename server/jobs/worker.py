@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from server.jobs.handling import Handler, JobCancelled, JobContext, JobFailed, J
 from server.jobs.retention import ApplyRetention
 from server.jobs.together import Together
 from server.mail import send_job
+from server.monitoring.events import JOB_SECONDS, JOBS_ENDED
 from server.pacing import check_job
 from server.pacing.check_job import CheckBudgets
 from server.reports import making as report_making
@@ -262,6 +264,7 @@ class JobWorker:
 
     async def _attempt(self, job: Job) -> None:
         handler = self._handlers.get(job.type)
+        begun = time.perf_counter()
         try:
             if handler is None:
                 raise JobFailed(f"this worker does not know jobs of type {job.type}")
@@ -285,7 +288,10 @@ class JobWorker:
             done = await self._complete((job.id, job.fence, result))
             status = "completed" if done else None
         if status is None:
+            JOBS_ENDED.labels(job.type, "lease_lost").inc()
             raise LeaseLost
+        JOBS_ENDED.labels(job.type, status).inc()
+        JOB_SECONDS.labels(job.type).observe(time.perf_counter() - begun)
         self._log.info("job_ended", job=str(job.id), type=job.type, status=status)
 
     async def _kept(self, handler: Handler, job: Job) -> Mapping[str, object]:

@@ -14,6 +14,7 @@ from server.jobs.handling import JobContext, JobFailed
 from server.mail import smtp, unsubscribing
 from server.mail.letters import REGISTRY, render
 from server.mail.post import SEND_QUEUE, SEND_TYPE
+from server.monitoring.events import EMAILS
 from storage.postgres import audit, emails, token_keys
 from storage.postgres.audit import Cause, Record
 from storage.postgres.emails import Email
@@ -89,4 +90,5 @@ async def _end(
                 cause=Cause("job", str(job.id), email.event_id),
             )
             await audit.append(tx, sent)
+    EMAILS.labels(status).inc()
     return {"outcome": status}

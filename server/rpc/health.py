@@ -38,6 +38,12 @@ class HealthMonitor:
         self._down: frozenset[str] | None = None
         self._log = logs.get("health")
 
+    @property
+    def answering(self) -> dict[str, bool]:
+        """Whether each store answered when it was probed last."""
+        down = self._down or frozenset()
+        return {name: name not in down for name in self._probes}
+
     async def run(self) -> None:
         """Probes for ever."""
         while True:

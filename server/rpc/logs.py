@@ -13,6 +13,8 @@ import structlog
 # structlog's own context variables cost several times as much, on every call.
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+_trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+
 # In every line of this process.
 _process: dict[str, int] = {}
 
@@ -85,9 +87,11 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
     return structlog.get_logger(component=name)  # type: ignore[no-any-return]
 
 
-def bind_request(request_id: str) -> None:
-    """Puts the id of the current call into every log line of its task."""
+def bind_request(request_id: str, trace_id: str = "") -> None:
+    """Puts the ids of the current call, and of the trace that it is part of, into every log line of its task."""
     _request_id.set(request_id)
+    if trace_id:
+        _trace_id.set(trace_id)
 
 
 def add_request_id(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -95,6 +99,9 @@ def add_request_id(_logger: object, _name: str, event: MutableMapping[str, Any])
     request_id = _request_id.get()
     if request_id:
         event.setdefault("request_id", request_id)
+    trace_id = _trace_id.get()
+    if trace_id:
+        event.setdefault("trace_id", trace_id)
     return event
 
 

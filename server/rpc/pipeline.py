@@ -27,10 +27,13 @@ from server.rpc.auditing import Actor, as_callback, is_secret, recorder
 from server.rpc.auth import Authenticator
 from server.rpc.call import ANONYMOUS, Call, Mutation, Principal, StreamCall
 from server.rpc.errors import DeadlineExceeded, DomainError, InvalidRequest, NotFound, Unavailable
+from server.rpc.metering import CallMeters, MethodMeter
 from server.rpc.policy import Policy, read_policy
 from server.rpc.preference import HEADER, PRIMARY, ReadPreference
 from server.rpc.status import to_domain, to_status
 from server.rpc.streams import StreamRegistry
+from server.rpc.tracing import CallSpan, Tracer, trace_id_of
+from server.rpc.usage import Attribution, UsageCounter
 from server.rpc.validation import validate
 from storage import deadline as store_deadline
 from storage.postgres import audit, idempotency
@@ -66,6 +69,8 @@ class Method:
     response_class: type[Message]
     secret_fields: tuple[str, ...]
     secret_inputs: tuple[str, ...]
+    attribution: Attribution
+    meter: MethodMeter | None
 
 
 class Pipeline:
@@ -77,6 +82,9 @@ class Pipeline:
         streams: Open streams, ended when their credentials end or the server drains.
         announce: Told after a commit that changes were recorded.
         preference: Says which calls may read from a replica; None if there is none.
+        meters: Count the calls of each RPC, if anybody asks for them.
+        tracer: Told of the calls that are traced, if any are.
+        usage: Counts what each client uses.
     """
 
     def __init__(
@@ -86,12 +94,19 @@ class Pipeline:
         streams: StreamRegistry,
         announce: Callable[[], None] | None = None,
         preference: ReadPreference | None = None,
+        *,
+        meters: CallMeters | None = None,
+        tracer: Tracer | None = None,
+        usage: UsageCounter | None = None,
     ) -> None:
         self._preference = preference
         self._authenticator = authenticator
         self._database = database
         self._streams = streams
         self._announce = announce
+        self._meters = meters
+        self._tracer = tracer
+        self._usage = usage
         self._log = logs.get("rpc")
         self._running = 0
         self._idle = asyncio.Event()
@@ -128,7 +143,7 @@ class Pipeline:
         """
         handlers: dict[str, Handler] = {}
         for descriptor in service.methods:
-            method = _method(descriptor, servicers)
+            method = _method(descriptor, servicers, self._meters)
             custom = (deserializers or {}).get(descriptor.name)
             handlers[descriptor.name] = self._handler(descriptor, method, custom)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
@@ -163,14 +178,21 @@ class Pipeline:
                     try:
                         with self._reading(method, principal, trace.reading):
                             if method.policy.idempotency == "REQUEST_ID":
-                                return await self._mutate(method, request, principal, trace)
-                            call = Call(
-                                method.full_name, trace.request_id, principal, trace.peer, note_limit=trace.note_limit
-                            )
-                            return await method.run(request, call)
+                                reply = await self._mutate(method, request, principal, trace)
+                            else:
+                                call = Call(
+                                    method.full_name,
+                                    trace.request_id,
+                                    principal,
+                                    trace.peer,
+                                    note_limit=trace.note_limit,
+                                )
+                                reply = await method.run(request, call)
                     except NotFound as error:
                         permission = method.policy.permission
                         raise await rights.explained(self._database, principal, permission, error) from None
+                    self._used(method, request, reply, principal)
+                    return reply
             except TimeoutError:
                 await self._abort(context, trace, DeadlineExceeded("the call took longer than its deadline"))
             except Exception as error:
@@ -189,6 +211,7 @@ class Pipeline:
                     raise InvalidRequest(f"not a {method.request_class.DESCRIPTOR.name}", reason="MALFORMED_REQUEST")
                 validate(request)
                 await method.run(request, self._stream_call(method, context, principal, trace, _nothing()))
+                self._used(method, request, None, principal)
 
             await self._run_stream(method, context, run)
 
@@ -198,6 +221,7 @@ class Pipeline:
         async def handle(requests: AsyncIterator[Any], context: Context) -> None:
             async def run(principal: Principal, trace: "Trace") -> None:
                 await method.run(self._stream_call(method, context, principal, trace, _well_formed(requests, method)))
+                self._used(method, None, None, principal)
 
             await self._run_stream(method, context, run)
 
@@ -294,10 +318,16 @@ class Pipeline:
 
         return await self._database.run(method.name, attempt)
 
+    def _used(self, method: Method, request: Any, reply: Any, principal: Principal) -> None:
+        if self._usage is not None:
+            self._usage.count(method.attribution, request, reply, principal)
+
     def _enter(self, method: Method, context: Context) -> "Trace":
         self._running += 1
         self._idle.clear()
-        authorization = given_id = reading = ""
+        if method.meter is not None:
+            method.meter.begin()
+        authorization = given_id = reading = traceparent = ""
         for name, value in context.invocation_metadata() or ():
             if name == "authorization":
                 authorization = value if isinstance(value, str) else ""
@@ -305,24 +335,45 @@ class Pipeline:
                 given_id = value
             elif name == HEADER and isinstance(value, str):
                 reading = value
+            elif name == "traceparent" and isinstance(value, str):
+                traceparent = value
         trace = Trace(method, given_id or uuid7().hex, authorization, reading, context)
         context.set_trailing_metadata(trace.trailer)
-        logs.bind_request(trace.request_id)
+        if traceparent or self._tracer is not None:
+            self._trace(trace, traceparent)
+        logs.bind_request(trace.request_id, trace.trace_id)
         return trace
+
+    def _trace(self, trace: "Trace", traceparent: str) -> None:
+        """Notes which trace the call is part of, and begins its span if that one is kept."""
+        trace.trace_id = trace_id_of(traceparent)
+        if self._tracer is not None:
+            name = trace.method.full_name
+            trace.span = self._tracer.begin(name, trace.request_id, traceparent if trace.trace_id else "")
+            if trace.span is not None:
+                trace.trace_id = trace.span.trace_id
 
     def _leave(self, trace: "Trace") -> None:
         self._running -= 1
         if not self._running:
             self._idle.set()
-        logs.access(
-            method=trace.method.full_name,
-            code=trace.code,
-            reason=trace.reason,
-            ms=round((time.perf_counter() - trace.started) * 1000, 2),
-            request_id=trace.request_id,
-            principal=str(trace.principal.principal_id or ""),
-            peer=trace.peer,
-        )
+        seconds = time.perf_counter() - trace.started
+        if trace.method.meter is not None:
+            trace.method.meter.end(trace.code, seconds)
+        if trace.span is not None:
+            trace.span.end(trace.code, trace.reason)
+        facts: dict[str, str | float] = {
+            "method": trace.method.full_name,
+            "code": trace.code,
+            "reason": trace.reason,
+            "ms": round(seconds * 1000, 2),
+            "request_id": trace.request_id,
+            "principal": str(trace.principal.principal_id or ""),
+            "peer": trace.peer,
+        }
+        if trace.trace_id:
+            facts["trace_id"] = trace.trace_id
+        logs.access(**facts)
 
     async def _abort(
         self, context: Context, trace: "Trace", error: DomainError, cause: Exception | None = None
@@ -362,7 +413,9 @@ class Trace:
         "reading",
         "reason",
         "request_id",
+        "span",
         "started",
+        "trace_id",
         "trailer",
     )
 
@@ -377,6 +430,8 @@ class Trace:
         self.principal = ANONYMOUS
         self.code = "OK"
         self.reason = ""
+        self.trace_id = ""
+        self.span: CallSpan | None = None
         self.started = time.perf_counter()
 
     def tell(self, limit: int, remaining: int, reset_seconds: int) -> None:
@@ -394,7 +449,7 @@ class Trace:
         self.tell(state.limit, state.remaining, math.ceil(state.reset_seconds))
 
 
-def _method(descriptor: MethodDescriptor, servicers: Sequence[object]) -> Method:
+def _method(descriptor: MethodDescriptor, servicers: Sequence[object], meters: CallMeters | None) -> Method:
     run = next(
         (getattr(servicer, descriptor.name) for servicer in servicers if hasattr(servicer, descriptor.name)), None
     )
@@ -411,6 +466,14 @@ def _method(descriptor: MethodDescriptor, servicers: Sequence[object]) -> Method
         response_class=response_class,
         secret_fields=tuple(field.name for field in descriptor.output_type.fields if is_secret(field)),
         secret_inputs=tuple(field.name for field in descriptor.input_type.fields if is_secret(field)),
+        attribution=Attribution.of(descriptor),
+        meter=None
+        if meters is None
+        else meters.meter(
+            descriptor.containing_service.full_name,
+            descriptor.name,
+            descriptor.client_streaming or descriptor.server_streaming,
+        ),
     )
 
 

@@ -74,6 +74,7 @@ class WatchHub:
         self._touched: set[UUID] = set()
         self._poll_at = 0.0
         self._delivering = 0.0
+        self._read_at = time.monotonic()
         self._log = logs.get("watch")
         self._silent_until = 0.0
 
@@ -101,6 +102,16 @@ class WatchHub:
             feed.leave(mailbox)
             if not feed.watched:
                 self._feeds.pop((client_id, span), None)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch on this process."""
+        return len(self._mailboxes())
+
+    @property
+    def lag(self) -> float:
+        """Seconds since what is watched here was last read; 0 while nobody watches. Normal is up to the poll."""
+        return time.monotonic() - self._read_at if self._feeds else 0.0
 
     async def run(self) -> None:
         """Works for ever, whatever store is down."""
@@ -166,6 +177,7 @@ class WatchHub:
         except (StoreError, TimeoutError):
             self._poll_now()
             raise
+        self._read_at = time.monotonic()
 
     async def _refresh(self, feeds: list[Feed]) -> None:
         if not feeds:
@@ -251,6 +263,8 @@ class WatchHub:
         if not self._feeds:
             self._touched.clear()
             await self._wake.wait()
+            # Nobody has waited for anything until now.
+            self._read_at = time.monotonic()
             return
         try:
             async with asyncio.timeout(max(0.0, self._poll_at - time.monotonic())):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from server.monitoring import events as counted
 from server.rpc import logs
 from server.rpc.errors import ResourceExhausted, Unavailable
 from server.settings import IngestSettings
@@ -160,8 +161,14 @@ class Ingestor:
             )
         self._queued_bytes += size
         self._queued_of[client_id] = self._queued_of.get(client_id, 0) + size
+        begun = time.perf_counter()
         task = asyncio.create_task(self.store(client_id, batch, patience, bounds))
-        task.add_done_callback(lambda _: self._release(client_id, size))
+
+        def ended(done: asyncio.Task[Outcome]) -> None:
+            self._release(client_id, size)
+            _count(done, time.perf_counter() - begun)
+
+        task.add_done_callback(ended)
         return task
 
     def _release(self, client_id: UUID, size: int) -> None:
@@ -272,3 +279,12 @@ class Ingestor:
         latest = math.floor(now + self._settings.max_event_future.total_seconds())
         # An absent time reads as zero and must never pass.
         return Bounds(max(1, oldest, await self._floor.seconds()), latest)
+
+
+def _count(done: asyncio.Task[Outcome], seconds: float) -> None:
+    if done.cancelled() or done.exception() is not None:
+        counted.INGEST_FAILED_BATCHES.inc()
+        return
+    counted.INGEST_SECONDS.observe(seconds)
+    counted.INGEST_STORED.inc(done.result().stored)
+    counted.INGEST_QUARANTINED.inc(done.result().quarantined)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
+from server.monitoring.events import RELAYED_MESSAGES
 from server.rpc import logs
 from storage.clickhouse import campaigns_dim, erase
 from storage.clickhouse.campaigns_dim import Dimension
@@ -106,7 +107,9 @@ class CampaignRelay:
 
     async def relay_once(self) -> int:
         """Delivers one batch of messages and returns how many it was."""
-        return await self._database.run("relay_campaigns", self._deliver)
+        delivered = await self._database.run("relay_campaigns", self._deliver)
+        RELAYED_MESSAGES.inc(delivered)
+        return delivered
 
     async def reconcile(self) -> int:
         """Writes every campaign that ClickHouse lacks or holds otherwise, and returns how many there were.

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import asyncpg
 import orjson
@@ -111,6 +111,14 @@ class Transaction:
             raise
 
 
+class PoolUse(NamedTuple):
+    """How many connections a pool has open, how many of these are free, and how many it may open."""
+
+    open: int
+    free: int
+    limit: int
+
+
 class Database:
     """One pool of connections to one PostgreSQL.
 
@@ -168,6 +176,11 @@ class Database:
     def read_from(self, replica: Replica) -> None:
         """Lets single statements that only fetch be answered by a replica, where their call allows it."""
         self._replica = replica
+
+    @property
+    def use(self) -> PoolUse:
+        """How much of the pool is in use now."""
+        return PoolUse(self._pool.get_size(), self._pool.get_idle_size(), self._pool.get_max_size())
 
     async def close(self, timeout: float = 5.0) -> None:
         """Closes the pool once its connections are free; drops them after `timeout` seconds."""

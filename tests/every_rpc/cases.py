@@ -605,6 +605,9 @@ CASES: Final[dict[str, Case]] = {
     "EmailService/CreateEmailSuppression": Case(lambda t: {"address": f"{uuid4().hex}@example.com"}, OWN),
     "EmailService/DeleteEmailSuppression": Case(lambda t: {"email_suppression_id": t.suppression_id}, OWN),
     "EmailService/ListEmailSuppressions": Case(lambda t: {}, OWN),
+    "UsageService/GetUsage": Case(lambda t: {**_of_client(t), "dates": _dates()}),
+    # Schemas are of the whole service.
+    "SystemService/GetMigrationStatus": Case(lambda t: {}, OWN),
     "ChangeService/GetOldestChangeToken": Case(lambda t: {"filter": {"client_id": t.client_id}}, OWN),
 }
 

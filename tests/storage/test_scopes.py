@@ -21,7 +21,7 @@ TENANT_TABLES = {
     "jobs", "job_attempts",
     "rollups", "rollup_marks", "rollup_checks", "restatements", "campaign_statistics_quarantine",
     "alerts", "budget_alert_policies", "emails",
-    "campaign_imports", "campaign_import_errors", "backfills", "backfill_chunks",
+    "campaign_imports", "campaign_import_errors", "client_usage", "backfills", "backfill_chunks",
     "prompt_lineages", "ai_prompts", "prompt_labels", "prompt_label_moves", "prompt_experiments",
 }  # fmt: skip
 _READ = re.compile(r"\b(?:FROM|JOIN|USING|UPDATE)\s+([a-z_]+)")

@@ -115,6 +115,8 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """Search by meaning and by words, in what one may read."""
     PERMISSION_EMBEDDINGS_OPERATE: _Permission.ValueType  # 45
     """See how far the vectors of search are, and have them made, compared or made anew."""
+    PERMISSION_OPERATIONS_READ: _Permission.ValueType  # 46
+    """See what clients use of the service; whoever has it everywhere also sees how the service itself stands."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -209,6 +211,8 @@ PERMISSION_SEARCH: Permission.ValueType  # 44
 """Search by meaning and by words, in what one may read."""
 PERMISSION_EMBEDDINGS_OPERATE: Permission.ValueType  # 45
 """See how far the vectors of search are, and have them made, compared or made anew."""
+PERMISSION_OPERATIONS_READ: Permission.ValueType  # 46
+"""See what clients use of the service; whoever has it everywhere also sees how the service itself stands."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
