@@ -10,7 +10,7 @@ import aiohttp
 import grpc
 
 from benchmarks.harness import Bench, Result, interleaved
-from benchmarks.tenants import Tenant, batch, make_tenant
+from benchmarks.tenants import Tenant, batch, make_tenant, until_known
 from mrm.statistics.v1 import statistics_service_pb2 as pb
 from mrm_client.batches import varint
 from storage.clickhouse.events import Bounds, insert_body
@@ -25,6 +25,7 @@ APPEND = "/mrm.statistics.v1.StatisticsService/AppendEvents"
 async def run(bench: Bench) -> list[Result]:
     """Measures batches of 20 000 events, four inserts in flight on both sides, the same bytes."""
     tenant = await make_tenant(bench, 100)
+    await until_known(bench, tenant)
     size = bench.count(BATCH)
     batches = [batch(tenant, size, 3600, seed) for seed in range(max(4, int(24 * bench.scale)))]
     async with (

@@ -1,5 +1,6 @@
 """A client with campaigns and a key, made straight in the stores, and batches of events for it."""
 
+import asyncio
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,8 +9,11 @@ from uuid import UUID, uuid4
 from benchmarks.harness import Bench
 from mrm.statistics.v1 import event_pb2
 from server.rpc.auth import KEY_PREFIX, digest, new_secret
+from storage.clickhouse.connect import ClickHouse
 from storage.postgres import api_keys, campaigns, clients, outbox, projects
 from storage.postgres.database import Database
+
+_KNOWN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,21 @@ async def make_tenant(bench: Bench, campaign_count: int, time_zone: str = "UTC")
         return Tenant(client.id, made, secret)
     finally:
         await database.close()
+
+
+async def until_known(bench: Bench, tenant: Tenant) -> None:
+    """Waits until ClickHouse knows the campaigns: a statement that runs without the server cannot look for them."""
+    store = ClickHouse(bench.connections.clickhouse_dsn, connections=4)
+    known = f"SELECT dictHas('campaigns_dict', tuple(toUUID('{tenant.campaign_ids[-1]}')))"
+    try:
+        async with asyncio.timeout(_KNOWN_SECONDS):
+            while True:
+                [(there,)] = await store.fetch(known)
+                if there:
+                    return
+                await asyncio.sleep(0.1)
+    finally:
+        await store.close()
 
 
 def batch(tenant: Tenant, size: int, span_seconds: int, seed: int) -> bytes:

@@ -17,7 +17,7 @@ import orjson
 
 from benchmarks.harness import Bench, Result, interleaved, process
 from benchmarks.ingest import BATCH, IN_FLIGHT, _through_grpc
-from benchmarks.tenants import Tenant, batch, make_tenant
+from benchmarks.tenants import Tenant, batch, make_tenant, until_known
 from mrm.statistics.v1 import event_pb2
 from storage.clickhouse.connect import ClickHouse
 
@@ -30,6 +30,7 @@ _TYPES = {1: "impression", 2: "click", 3: "conversion"}
 async def run(bench: Bench) -> list[Result]:
     """Measures both in pairs with the service, batches of 20 000 events."""
     tenant = await make_tenant(bench, 100)
+    await until_known(bench, tenant)
     batches = [batch(tenant, BATCH, 3600, seed) for seed in range(max(4, int(24 * bench.scale)))]
     store = ClickHouse(bench.connections.clickhouse_dsn, connections=2)
     results = []
