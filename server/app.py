@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -143,6 +144,8 @@ from server.stores import check_schemas, key_ring, migration_status, object_stor
 from server.sync.sync_service import SyncService
 from storage.clickhouse.connect import ClickHouse
 from storage.clickhouse.target import set_durability
+from storage.errors import StoreUnavailable
+from storage.milvus.connect import Milvus
 from storage.postgres import token_keys
 from storage.postgres.database import Database
 from storage.postgres.replica import Replica
@@ -207,6 +210,7 @@ CHANNEL_OPTIONS = (
 
 
 _RESTART_SECONDS = 1.0
+_WARM_SECONDS = 10.0
 # New objects before a collection of the young, and how many of those come before one of the older generations.
 _GC_THRESHOLDS = (20_000, 20, 100)
 
@@ -222,6 +226,7 @@ class Application:
         self._settings = settings
         self._stack = AsyncExitStack()
         self._server: grpc.aio.Server | None = None
+        self._warming: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._log = logs.get("app")
         self._monitor: Monitor | None = None
         self.port = 0
@@ -327,6 +332,7 @@ class Application:
         if milvus is not None:
             self._stack.push_async_callback(milvus.close)
             probes["milvus"] = milvus.ping
+            self._warming = partial(_warmed, milvus, embedders)
         self._health = HealthMonitor(
             probes,
             {service.full_name: _needs(service.name) for service in SERVICES},
@@ -428,6 +434,8 @@ class Application:
     async def run_until_signal(self) -> None:
         """Serves until SIGTERM or SIGINT, then drains. The process is expected to do nothing else."""
         _collect_garbage_less()
+        if self._warming is not None:
+            self._stack.push_async_callback(_cancelled, asyncio.create_task(self._warming()))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -603,6 +611,15 @@ def _collect_garbage_less() -> None:
     # Modules, descriptors and stores stay until the end: nothing of them need be looked at again.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+
+
+async def _warmed(milvus: Milvus, embedders: Embedders) -> None:
+    """Loads the model once Milvus is there. That takes a core for a second, which a start needs itself."""
+    while True:
+        await asyncio.sleep(_WARM_SECONDS)
+        with suppress(StoreUnavailable):
+            await milvus.ping()
+            return await embedders.warm()
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

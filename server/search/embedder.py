@@ -256,6 +256,11 @@ class Embedders:
                 self._made[key] = EndpointEmbedder(self._settings, model, dimension)
         return self._made[key]
 
+    async def warm(self) -> None:
+        """Loads the model that comes along, if it is the present one: the first question would wait seconds for it."""
+        if self._settings.endpoint is None:
+            await self.present.embed([" "])
+
     async def close(self) -> None:
         """Closes all of them."""
         for each in self._made.values():
