@@ -17,7 +17,7 @@ def tour() -> str:
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S))
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(330)
 async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     tools = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
@@ -40,7 +40,7 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
             "bash", "-c", script, cwd=tmp_path, env=environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        output = (await asyncio.wait_for(shell.communicate(), 170))[0].decode()
+        output = (await asyncio.wait_for(shell.communicate(), 280))[0].decode()
         assert shell.returncode == 0, output
     finally:
         server.terminate()
