@@ -1,5 +1,7 @@
 """search.projects: SearchProjects over 20 000 projects, over bare searches for the same vectors with pymilvus.
 
+Both have Milvus find the fifty nearest of the client: the service ranks these with what has the words, and shows ten.
+
 Neither side embeds: each question was asked once before, and the service keeps the vectors of recent questions.
 """
 
@@ -15,7 +17,6 @@ from uuid import UUID
 
 import grpc
 import numpy as np
-from pydantic import SecretStr
 from pymilvus import AsyncMilvusClient
 
 from benchmarks.harness import Bench, Result, console, engines, interleaved, server
@@ -32,6 +33,7 @@ from storage.scope import Scope
 PROJECTS = 20_000
 SEARCHES = 200
 PAGE = 10
+DEEP = 50
 BAR = 0.6
 RECALL_BAR = 0.97
 
@@ -91,12 +93,10 @@ class Library:
 
 @asynccontextmanager
 async def prepared(scale: float) -> AsyncIterator[Bench]:
-    """Engines with Milvus, and a server that knows it."""
+    """Engines with Milvus, and a server on them."""
     async with engines(scale) as bench:
-        settings = bench.settings.model_copy(deep=True)
-        settings.milvus.dsn = SecretStr(bench.connections.milvus_dsn)
-        bench = replace(bench, settings=settings)
-        async with server(bench, MRM_MILVUS__DSN=bench.connections.milvus_dsn) as target:
+        await bench.engines.begin("milvus")
+        async with server(bench) as target:
             yield replace(bench, target=target)
 
 
@@ -189,12 +189,12 @@ async def _bare(milvus: AsyncMilvusClient, library: Library, number: int) -> Non
         data=[vector],
         anns_field="vector",
         filter=library.filter,
-        limit=PAGE,
+        limit=DEEP,
         output_fields=["client_id"],
         search_params={"metric_type": "COSINE"},
         timeout=10,
     )
-    if len(found[0]) != PAGE:
+    if len(found[0]) != DEEP:
         raise RuntimeError(f"{len(found[0])} results")
 
 

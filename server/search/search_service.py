@@ -1,7 +1,8 @@
 """SearchService: projects, templates and examples found by meaning and by words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -62,13 +63,11 @@ class SearchService:
         question = Question(request.query, choice, where, request.min_score)
         if request.HasField("project_id"):
             question = await self._like(UUID(request.project_id), scope, question)
-        found, token = await self._searcher.page(KINDS["project"], scope, question, page)
-        rows = {row.id: row for row in await projects.get_many(self._database, scope, _ids(found))}
+        read = partial(projects.get_many, self._database, scope)
+        found, token = await self._searcher.page(KINDS["project"], scope, question, page, read)
         return pb.SearchProjectsResponse(
             results=(
-                pb.FoundProject(project=planning.project(rows[each.ranked.id]), match=_match(each, _OF_PROJECTS))
-                for each in found
-                if each.ranked.id in rows
+                pb.FoundProject(project=planning.project(each.row), match=_match(each, _OF_PROJECTS)) for each in found
             ),
             next_page_token=token,
         )
@@ -84,13 +83,12 @@ class SearchService:
             [conditions.one_of("artifact_type", types)] if types else [],
             request.min_score,
         )
-        found, token = await self._searcher.page(KINDS["template"], scope, question, page)
-        rows = {row.id: row for row in await templates.get_many(self._database, scope, _ids(found))}
+        read = partial(templates.get_many, self._database, scope)
+        found, token = await self._searcher.page(KINDS["template"], scope, question, page, read)
         return pb.SearchTemplatesResponse(
             results=(
-                pb.FoundTemplate(template=convert.template(rows[each.ranked.id]), match=_match(each, _OF_TEMPLATES))
+                pb.FoundTemplate(template=convert.template(each.row), match=_match(each, _OF_TEMPLATES))
                 for each in found
-                if each.ranked.id in rows
             ),
             next_page_token=token,
         )
@@ -105,20 +103,16 @@ class SearchService:
         where += [conditions.equal("prompt", lineage)] if lineage else []
         choice = ExampleChoice(optional_id(request.client_id), categories, lineage)
         question = Question(request.query, choice, where, request.min_score)
-        found, token = await self._searcher.page(KINDS["example"], scope, question, page)
-        rows = {row.id: row for row in await feedback.examples(self._database, scope, _ids(found))}
-        kept: list[tuple[Found, Example]] = []
+        read = partial(feedback.examples, self._database, scope)
+        found, token = await self._searcher.page(KINDS["example"], scope, question, page, read)
         size = 0
-        for each in found:
-            row = rows.get(each.ranked.id)
-            size += 0 if row is None else len(row.text.encode())
-            if kept and size > _MOST_TEXT:
-                last = kept[-1][0]
-                token = page.token(last.ranked.id, last.place)
+        for count, each in enumerate(found):
+            size += len(each.row.text.encode())
+            if count and size > _MOST_TEXT:
+                token = page.token(found[count - 1].ranked.id, found[count - 1].place)
+                found = found[:count]
                 break
-            if row is not None:
-                kept.append((each, row))
-        return pb.FindExamplesResponse(results=(_example(*each) for each in kept), next_page_token=token)
+        return pb.FindExamplesResponse(results=map(_example, found), next_page_token=token)
 
     async def _like(self, project_id: UUID, scope: Scope, question: Question) -> Question:
         """The question for others like a project."""
@@ -180,11 +174,8 @@ def _amount(money: money_pb2.Money | None) -> Decimal | None:
     return None if money is None else amount(money)
 
 
-def _ids(found: Sequence[Found]) -> list[UUID]:
-    return [each.ranked.id for each in found]
-
-
-def _example(found: Found, row: Example) -> pb.FoundExample:
+def _example(found: Found[Example]) -> pb.FoundExample:
+    row = found.row
     return pb.FoundExample(
         feedback_id=str(row.id),
         client_id=str(row.client_id),
@@ -197,7 +188,7 @@ def _example(found: Found, row: Example) -> pb.FoundExample:
     )
 
 
-def _match(found: Found, fields: Mapping[str, Any]) -> pb.Match:
+def _match(found: Found[Any], fields: Mapping[str, Any]) -> pb.Match:
     return pb.Match(
         score=found.ranked.score,
         semantic_score=found.ranked.semantic,

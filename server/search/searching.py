@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from server.rpc.errors import InvalidRequest, Unavailable
-from server.rpc.paging import Page
+from server.rpc.paging import Keyed, Page
 from server.search import ranking
 from server.search.embedder import Embedders, EmbedderUnavailable, TextRefused
 from server.search.kinds import Kind
@@ -53,15 +53,22 @@ class Question:
     without: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+Row = TypeVar("Row", bound=Keyed)
+Read = Callable[[Sequence[UUID]], Awaitable[Sequence[Row]]]
+"""Reads things by their ids, as far as the caller may read them now."""
+
+
+@dataclass(frozen=True)
+class Found(Generic[Row]):
     """A thing that was found and may be shown now.
 
     Attributes:
+        row: It, as it is now.
         terms: Words of the question that stand in it, and the labels of where they do.
         place: With its id, what the token of a page that follows it is made of.
     """
 
+    row: Row
     ranked: Ranked
     terms: list[tuple[str, list[str]]]
     place: str
@@ -83,8 +90,17 @@ class Searcher:
         self._collections: dict[str, tuple[float, Collection]] = {}
         self._asked: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
 
-    async def page(self, kind: Kind, scope: Scope, question: Question, page: Page) -> tuple[list[Found], str]:
+    async def page(
+        self, kind: Kind, scope: Scope, question: Question, page: Page, read: Read[Row]
+    ) -> tuple[list[Found[Row]], str]:
         """A page of what is found, and the token of the next one.
+
+        Args:
+            kind: What kind of thing.
+            scope: What the caller may be shown of it.
+            question: What is looked for.
+            page: Which page.
+            read: Reads things of the kind within that scope.
 
         Raises:
             Unavailable: Milvus or the model cannot be reached.
@@ -102,7 +118,22 @@ class Searcher:
         ][:deep]
         if page.after is not None:
             best = [each for each in best if (-each.score, each.id) > (-float(last), page.after)]
-        found = await self._present(scope, question, words, best, page.size + 1, deep)
+        found: list[Found[Row]] = []
+        wanted, start = page.size + 1, 0
+        while len(found) < wanted and start < len(best):
+            batch = best[start : start + max(wanted - len(found), _REREAD)]
+            start += len(batch)
+            ids = [each.id for each in batch]
+            there, rows = await asyncio.gather(
+                search_words.present(self._database, scope, question.choice, words, ids), read(ids)
+            )
+            by_id = {row.id: row for row in rows}
+            found += [
+                Found(by_id[each.id], each, _terms(words, there[each.id].matches), f"{deep}:{each.score!r}")
+                for each in batch
+                if each.id in there and each.id in by_id
+            ]
+        found = found[:wanted]
         if len(found) <= page.size:
             return found, ""
         kept = found[: page.size]
@@ -176,25 +207,6 @@ class Searcher:
         if len(self._asked) > _KEPT:
             self._asked.popitem(last=False)
         return vector
-
-    async def _present(
-        self, scope: Scope, question: Question, words: Sequence[str], best: Sequence[Ranked], wanted: int, deep: int
-    ) -> list[Found]:
-        """As many as are wanted of what may be shown now."""
-        found: list[Found] = []
-        start = 0
-        while len(found) < wanted and start < len(best):
-            batch = best[start : start + max(wanted - len(found), _REREAD)]
-            start += len(batch)
-            there = await search_words.present(
-                self._database, scope, question.choice, words, [each.id for each in batch]
-            )
-            found += [
-                Found(each, _terms(words, there[each.id].matches), f"{deep}:{each.score!r}")
-                for each in batch
-                if each.id in there
-            ]
-        return found[:wanted]
 
 
 def _terms(words: Sequence[str], matches: Sequence[tuple[int, str]]) -> list[tuple[str, list[str]]]:
