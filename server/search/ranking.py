@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-MEANING_WEIGHT: Final = 0.7
+MEANING_WEIGHT: Final = 0.8
 """What the cosine weighs; the words weigh the rest. Chosen on the half of the labelled questions that is not held
 out."""
 

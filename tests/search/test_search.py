@@ -71,7 +71,7 @@ async def test_a_match_says_why(world: World, searching: Stores) -> None:
     }
     assert match.keyword_score == pytest.approx(3 / 4)
     assert match.HasField("semantic_score") and match.semantic_score > 0.4
-    assert match.score == pytest.approx(0.7 * match.semantic_score + 0.3 * match.keyword_score)
+    assert match.score == pytest.approx(0.8 * match.semantic_score + 0.2 * match.keyword_score)
     # The other one is far in meaning and has no word of it.
     assert results[1].match.score < 0.3 and not results[1].match.terms
     assert len(await found(world.admin, "тест-драйв электромобиля", filter=of(client.client_id), min_score=0.4)) == 1

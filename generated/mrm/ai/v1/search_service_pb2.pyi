@@ -256,7 +256,7 @@ class Match(_message.Message):
     KEYWORD_SCORE_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """How well it matches, 0 to 1: seven tenths of `semantic_score` and three of `keyword_score`."""
+    """How well it matches, 0 to 1: eight tenths of `semantic_score` and two of `keyword_score`."""
     semantic_score: _builtins.float
     """How near its meaning is to what was asked: the cosine of both embeddings, 1 at most. Absent if it was found by its words
     alone; `score` then counts the cosine of the last thing that was found by meaning.
