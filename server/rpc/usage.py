@@ -36,7 +36,9 @@ class Attribution:
     @classmethod
     def of(cls, method: MethodDescriptor) -> "Attribution":
         """The attribution of an RPC, by what its messages have."""
-        reply = next((field.name for field in method.output_type.fields if _names_client(field.message_type)), "")
+        # A page of resources is of no one client.
+        fields = (field for field in method.output_type.fields if not field.is_repeated)
+        reply = next((field.name for field in fields if _names_client(field.message_type)), "")
         asked = method.input_type.fields_by_name
         path: tuple[str, ...] = ()
         if "client_id" in asked:
