@@ -33,6 +33,7 @@ NAMES = (
     "reports",
     "embed_throughput",
     "search_projects",
+    "observability",
     "growth",
     "steps",
 )

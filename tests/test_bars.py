@@ -42,7 +42,8 @@ REPORTS = (("reports",), {"report.pdf", "report.xlsx"})
 CAMPAIGNS = (("mutate_1000",), {"campaigns.mutate_1000"})
 FEEDBACK = (("feedback_stream",), {"feedback.stream"})
 EMBEDDING = (("embed_throughput",), {"embed.throughput"})
-EVERY_DAY = (FOUNDATION, DEPTH, ACCOUNTS, PLANNING, EXECUTION, REPORTS, CAMPAIGNS, FEEDBACK, EMBEDDING)
+OPERATIONS = (("observability",), {"observability.metrics", "observability.tracing_off"})
+EVERY_DAY = (FOUNDATION, DEPTH, ACCOUNTS, PLANNING, EXECUTION, REPORTS, CAMPAIGNS, FEEDBACK, EMBEDDING, OPERATIONS)
 
 
 async def run(*command: str, cwd: Path, seconds: float) -> tuple[int, str]:
@@ -98,6 +99,7 @@ async def every_day(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict
         pytest.param(*CAMPAIGNS, marks=pytest.mark.bar_e, id="campaigns"),
         pytest.param(*FEEDBACK, marks=pytest.mark.bar_g, id="feedback"),
         pytest.param(*EMBEDDING, marks=pytest.mark.bar_g, id="embedding"),
+        pytest.param(*OPERATIONS, marks=pytest.mark.bar_h, id="operations"),
     ],
 )
 async def test_every_figure_is_measured(

@@ -83,6 +83,9 @@ async def test_the_tour_works_as_written(tmp_path: Path) -> None:
     assert re.search(r"greeting v1 production +1 +0 % \(0-79.35\) +100 % \(20.65-100\)", output), output
     assert '"BUDGET_ALERT_POLICY_SOURCE_CLIENT"' in output
     assert "must be a valid UUID" in output
+    assert '"buildVersion"' in output
+    assert '"figureRowCount"' in output
+    assert re.search(r"calls/s, p50 .* streams, .* due, .*rebuild lag", output), output
     assert "neither the client nor an agency above it has this account" in output
     assert "1 created, 0 updated, 1 skipped, 0 failed" in output
     assert re.search(r"cost +12.5625 +12.5625 +agree", output), output

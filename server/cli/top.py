@@ -193,7 +193,7 @@ def top(
 
     Reads /metrics of servers and workers (MRM_MONITORING__PORT); needs no token. Ctrl-C ends it.
     """
-    run(_top(url or [_default(runfile.read(data_dir))], every, once))
+    run(show(url or [_default(runfile.read(data_dir))], every, once))
 
 
 def _default(found: runfile.RunFile | None) -> str:
@@ -205,7 +205,8 @@ def _default(found: runfile.RunFile | None) -> str:
     return found.metrics_url
 
 
-async def _top(urls: list[str], every: float, once: bool) -> None:
+async def show(urls: list[str], every: float, once: bool) -> None:
+    """Looks at the processes at these URLs once, or again and again."""
     async with httpx2.AsyncClient(timeout=_SECONDS, trust_env=False) as http:
         before = await _read(http, urls)
         if once:

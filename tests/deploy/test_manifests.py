@@ -121,7 +121,10 @@ def test_pods_are_found_by_their_services_and_budgets_and_end_in_time() -> None:
     server = found["Deployment", "mrm-server"]["spec"]["template"]
     assert service["selector"] == server["metadata"]["labels"]
     (container,) = server["spec"]["containers"]
-    assert {port["containerPort"] for port in container["ports"]} == {service["ports"][0]["port"]} == {50051}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports["grpc"] == service["ports"][0]["port"] == 50051
+    told = {each["name"]: each["value"] for each in container["env"]}
+    assert told["MRM_MONITORING__PORT"] == str(ports["metrics"])
 
 
 def test_readiness_asks_for_the_process_and_liveness_for_the_port() -> None:

@@ -26,6 +26,7 @@ from mrm.common.v1 import options_pb2, time_pb2
 from mrm.operations.v1 import system_service_pb2, usage_pb2, usage_service_pb2
 from mrm.statistics.v1 import event_pb2, statistics_service_pb2
 from server.app import Application
+from server.cli import top
 from server.cli.top import Overview, Reading, quantile
 from server.errors import StartError
 from server.jobs import retention
@@ -38,6 +39,8 @@ from storage.postgres.migrating import DIRECTORY
 from tests.conftest import Caller, Failing, World, impression
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+pytestmark = pytest.mark.bar_h
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -350,6 +353,24 @@ async def test_migrations_are_told_to_those_who_see_everything(world: World, fai
     manager = await world.user("account_manager", (await world.client()).client_id)
     failure = await failing(manager.system.GetMigrationStatus(request, metadata=manager.auth))
     assert failure.code == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_top_says_in_a_line_how_the_service_does(
+    world: World, observed: Observed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, (campaign,) = await world.tenant()
+    looking = asyncio.create_task(
+        top.show([f"http://127.0.0.1:{observed.application.monitoring_port}/metrics"], every=0.5, once=True)
+    )
+    async with asyncio.timeout(20):
+        while not looking.done():
+            await get_campaign(observed.admin, campaign)
+            await asyncio.sleep(0.02)
+    await looking
+    line = capsys.readouterr().out
+    found = re.search(r"([\d,.]+) calls/s, p50 ([\d,.]+) ms, p99 ([\d,.]+) ms, 0\.0 failures/s", line)
+    assert found and float(found[1]) > 1, line
+    assert "maintenance" in line and "rebuild lag" in line and "postgresql DOWN" not in line
 
 
 @pytest.mark.parametrize(
