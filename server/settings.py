@@ -470,6 +470,29 @@ class TracingSettings(BaseModel):
     )
 
 
+class RetentionSettings(BaseModel):
+    """How long things are kept, and how soon they are erased. Daily figures: see MRM_ROLLUP__KEEP_MONTHS."""
+
+    event_months: int = Field(12, ge=1, le=120, description="Events of older months are archived, then dropped")
+    archive_years: int = Field(5, ge=1, le=100, description="Files of the archive are deleted after this long")
+    settle: timedelta = Field(
+        timedelta(minutes=10),
+        ge=timedelta(0),
+        le=timedelta(days=1),
+        description="How long after events of a month stopped being taken it is archived",
+    )
+    restored_for: timedelta = Field(
+        timedelta(days=30), gt=timedelta(0), le=timedelta(days=366), description="How long restored months stay"
+    )
+    patience: timedelta = Field(
+        timedelta(days=3), gt=timedelta(0), description="A month that has not left after this long raises an alert"
+    )
+    erasure_deadline: timedelta = Field(
+        timedelta(days=30), gt=timedelta(0), description="An erasure that takes longer in any store raises an alert"
+    )
+    log_days: int = Field(30, ge=1, le=3650, description="Logs of the data directory are kept for so many days")
+
+
 class LoggingSettings(BaseModel):
     """Logs, one JSON object a line on standard error."""
 
@@ -503,6 +526,7 @@ class Settings(BaseSettings):
     email: EmailSettings = EmailSettings()
     alerts: AlertsSettings = AlertsSettings()
     prompts: PromptsSettings = PromptsSettings()
+    retention: RetentionSettings = RetentionSettings()
     logging: LoggingSettings = LoggingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     tracing: TracingSettings = TracingSettings()

@@ -245,10 +245,11 @@ WHERE p.client_id = $1 AND EXISTS (
   SELECT FROM campaigns c WHERE c.project_id = p.id AND ($2::uuid[] IS NULL OR c.id = ANY ($2)))
 ORDER BY p.id FOR NO KEY UPDATE OF p"""
 
-# What campaigns have spent, from their daily figures.
+# What campaigns have spent, from their daily figures and those that are only in the archive.
 _SPEND = """
 UPDATE campaigns c SET budget_spent = t.spent FROM (
-  SELECT c.id, COALESCE(sum(s.cost), 0) AS spent
+  SELECT c.id, COALESCE(sum(s.cost), 0)
+    + COALESCE((SELECT a.spent FROM archived_spend a WHERE a.campaign_id = c.id), 0) AS spent
   FROM campaigns c LEFT JOIN campaign_statistics s ON s.campaign_id = c.id
   WHERE c.client_id = $1 AND ($2::uuid[] IS NULL OR c.id = ANY ($2)) GROUP BY c.id) t
 WHERE c.id = t.id AND c.budget_spent <> t.spent RETURNING c.id, c.project_id"""
