@@ -25,6 +25,7 @@ _COMMANDS = {
     "sync": "sync:commands",
     "jobs": "jobs:commands",
     "embed": "embed:commands",
+    "retention": "retention:commands",
     "budget": "budget:commands",
     "feedback": "feedback:commands",
     "search": "search:commands",

@@ -46,7 +46,9 @@ from mrm.operations.v1 import (
     alert_service_pb2,
     change_service_pb2,
     email_service_pb2,
+    erasure_service_pb2,
     job_service_pb2,
+    retention_service_pb2,
     system_service_pb2,
     usage_service_pb2,
 )
@@ -105,6 +107,8 @@ from server.prompts.experiment_service import PromptExperimentService
 from server.prompts.labels import LabelRpcs
 from server.prompts.prompt_service import PromptService
 from server.reports.report_service import ReportService
+from server.retention.erasure_service import ErasureService
+from server.retention.retention_service import RetentionService
 from server.rpc import logs
 from server.rpc.auth import Authenticator
 from server.rpc.fences import SessionFences
@@ -178,6 +182,8 @@ SERVICES = (
     job_service_pb2.DESCRIPTOR.services_by_name["JobService"],
     sync_service_pb2.DESCRIPTOR.services_by_name["SyncService"],
     email_service_pb2.DESCRIPTOR.services_by_name["EmailService"],
+    erasure_service_pb2.DESCRIPTOR.services_by_name["ErasureService"],
+    retention_service_pb2.DESCRIPTOR.services_by_name["RetentionService"],
     budget_service_pb2.DESCRIPTOR.services_by_name["BudgetService"],
     forecast_service_pb2.DESCRIPTOR.services_by_name["ForecastService"],
     report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
@@ -363,8 +369,12 @@ class Application:
             ],
             "BudgetService": [BudgetService(database, clickhouse, settings.alerts)],
             "ChangeService": [ChangeService(database, feed, codec, settings.watch)],
-            "ClientService": [ClientService(database, pager, codec, settings.clients.purge_delay)],
             "EmbeddingService": [EmbeddingService(database, milvus, embedders)],
+            "ClientService": [
+                ClientService(database, pager, codec, settings.clients.purge_delay, settings.retention.erasure_deadline)
+            ],
+            "ErasureService": [ErasureService(database, pager, settings.retention.erasure_deadline)],
+            "RetentionService": [RetentionService(database, clickhouse, pager, settings)],
             "EmailService": [EmailService(database, limiter, codec, pager, settings.auth.limit_login_address)],
             "FeedbackService": [FeedbackService(database, pager), FeedbackStatisticsRpcs(database)],
             "ForecastService": [ForecastRpcs(database, clickhouse), PerformanceRpcs(database, clickhouse)],
@@ -406,7 +416,11 @@ class Application:
             "SystemService": [SystemService(lambda: migration_status(settings))],
             "TemplateService": [TemplateService(database, pager, embedders, feed.announce)],
             "UsageService": [UsageService(database, clickhouse)],
-            "UserService": [UserService(database, sessions, limiter, passwords, pager, settings.auth)],
+            "UserService": [
+                UserService(
+                    database, sessions, limiter, passwords, pager, settings.auth, settings.retention.erasure_deadline
+                )
+            ],
         }
         for service in SERVICES:
             self._pipeline.register(server, service, servicers[service.name], _DESERIALIZERS.get(service.name))

@@ -52,9 +52,11 @@ from mrm.operations.v1 import (
     alert_service_pb2_grpc,
     change_service_pb2_grpc,
     email_service_pb2_grpc,
+    erasure_service_pb2_grpc,
     job_service_pb2_grpc,
     system_service_pb2_grpc,
     usage_service_pb2_grpc,
+    retention_service_pb2_grpc,
 )
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,
@@ -171,6 +173,8 @@ class Caller:
     backfills: backfill_service_pb2_grpc.BackfillServiceAsyncStub = field(init=False)
     jobs: job_service_pb2_grpc.JobServiceAsyncStub = field(init=False)
     syncs: sync_service_pb2_grpc.SyncServiceAsyncStub = field(init=False)
+    retention: retention_service_pb2_grpc.RetentionServiceAsyncStub = field(init=False)
+    erasures: erasure_service_pb2_grpc.ErasureServiceAsyncStub = field(init=False)
     emails: email_service_pb2_grpc.EmailServiceAsyncStub = field(init=False)
     budgets: budget_service_pb2_grpc.BudgetServiceAsyncStub = field(init=False)
     reports: report_service_pb2_grpc.ReportServiceAsyncStub = field(init=False)
@@ -207,6 +211,8 @@ class Caller:
         self.backfills = backfill_service_pb2_grpc.BackfillServiceStub(channel)
         self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
         self.syncs = sync_service_pb2_grpc.SyncServiceStub(channel)
+        self.retention = retention_service_pb2_grpc.RetentionServiceStub(channel)
+        self.erasures = erasure_service_pb2_grpc.ErasureServiceStub(channel)
         self.emails = email_service_pb2_grpc.EmailServiceStub(channel)
         self.budgets = budget_service_pb2_grpc.BudgetServiceStub(channel)
         self.reports = report_service_pb2_grpc.ReportServiceStub(channel)

@@ -8,21 +8,22 @@ from uuid import UUID
 from mrm.accounts.v1 import client_pb2
 from mrm.accounts.v1 import client_service_pb2 as pb
 from server.accounts import convert
+from server.retention import erase_job
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import FailedPrecondition, InvalidRequest, NotFound, PermissionDenied
 from server.rpc.paging import Pager
 from server.rpc.tokens import InvalidToken, TokenCodec
 from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, optional_id, required_id, time_zone
-from storage.postgres import clients, embeddings, outbox, user_id_salts, users
+from storage.postgres import archives, clients, embeddings, outbox, user_id_salts, users
 from storage.postgres.clients import Client
 from storage.postgres.database import Database
 
 WRITABLE: Final = frozenset({"display_name", "industry", "website", "settings"})
 
-PURGE_TOPICS: Final = ("client_erasure", embeddings.ERASURE_TOPIC, "client_purged")
+PURGE_TOPICS: Final = ("client_erasure", embeddings.ERASURE_TOPIC)
 """Outbox topics of purged clients, with the client's id for a key. The relay deletes the measurements by the first, a
-job the vectors by the second; the third is for whoever erases what files, media plans and reports hold."""
+job the vectors by the second. The job of the erasure waits for both, and erases the rest."""
 
 _ORDERS: Final[dict[int, clients.Order]] = {
     pb.CLIENT_ORDER_UNSPECIFIED: "oldest",
@@ -40,13 +41,17 @@ class ClientService:
         pager: Makes page tokens.
         codec: Makes the tokens that confirm a purge.
         purge_delay: How long a purge must have been asked for before it can be confirmed.
+        erasure_deadline: By when all stores must have forgotten a purged client.
     """
 
-    def __init__(self, database: Database, pager: Pager, codec: TokenCodec, purge_delay: timedelta) -> None:
+    def __init__(
+        self, database: Database, pager: Pager, codec: TokenCodec, purge_delay: timedelta, erasure_deadline: timedelta
+    ) -> None:
         self._database = database
         self._pager = pager
         self._codec = codec
         self._purge_delay = purge_delay
+        self._erasure_deadline = erasure_deadline
 
     async def CreateClient(self, request: pb.CreateClientRequest, call: Mutation) -> pb.CreateClientResponse:
         """Makes a client. Whoever is no admin becomes its member, or would not see it."""
@@ -182,12 +187,14 @@ class ClientService:
                 "the purge cannot be confirmed yet", metadata={"state": "purge_requested", "wanted": "purged"},
                 retry_after=left,
             )  # fmt: skip
+        await _check_not_held(call, row)
         purged = await clients.purge(call.tx, call.scope, row)
         if purged is None:
             raise NotFound.resource("client", request.client_id)
         await user_id_salts.drop_internal(call.tx, row.id)
         for topic in PURGE_TOPICS:
             await outbox.append(call.tx, topic, str(row.id))
+        await erase_job.request(call.tx, "client", row.id, self._erasure_deadline)
         client = convert.client(purged)
         # Without the state before: the record stays, and what is erased must not stay in it.
         await call.record(AuditEntry("purge", "client", row.id, row.id, None, None, client))
@@ -281,6 +288,15 @@ async def _check_purgeable(call: Mutation, row: Client) -> None:
         raise FailedPrecondition(
             "there are clients under this one: purge or move them first",
             metadata={"state": "has_clients", "wanted": "purged"},
+        )
+
+
+async def _check_not_held(call: Mutation, row: Client) -> None:
+    # A hold that is being set is waited for.
+    await archives.lock_holds_internal(call.tx)
+    if await archives.get_hold(call.tx, row.id) is not None:
+        raise FailedPrecondition(
+            "the client is held: nothing of it may be erased until the hold is lifted", reason="LEGAL_HOLD"
         )
 
 

@@ -30,7 +30,7 @@ KEY_ONLY = frozenset({"STATISTICS_INGEST", "JOBS_WORK"})
 # Rights that no key may hold: a key that makes people makes itself an administrator, and what cannot be undone, is a
 # decision or an opinion has a person behind it.
 PEOPLE_ONLY = frozenset(
-    {"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT", "PROMPTS_PROMOTE"}
+    {"USERS_WRITE", "CLIENTS_PURGE", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT", "PROMPTS_PROMOTE", "ERASURE_OPERATE"}
 )
 
 ALL = frozenset(permission_name(value) for value in options_pb2.Permission.values()) - {

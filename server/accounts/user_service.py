@@ -1,6 +1,7 @@
 """UserService: the people who sign in, and their passwords."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from mrm.accounts.v1 import user_service_pb2 as pb
 from server.accounts import convert
 from server.accounts.api_key_service import record_revocation
 from server.accounts.passwords import NO_PASSWORD, Passwords, check_password
+from server.retention import erase_job
 from server.rpc.auth import digest, new_secret, refuse_if_limited
 from server.rpc.call import AuditEntry, Call, Mutation
 from server.rpc.errors import (
@@ -23,7 +25,7 @@ from server.rpc.validation import validate
 from server.rpc.values import apply_mask, check_etag, required_id, timestamp
 from server.settings import AuthSettings
 from storage.errors import Conflict
-from storage.postgres import api_keys, audit, feedback, users
+from storage.postgres import api_keys, audit, erasures, feedback, users
 from storage.postgres.database import Database, Transaction
 from storage.postgres.users import User
 from storage.redis.limits import RateLimiter, address_subject
@@ -48,6 +50,7 @@ class UserService:
         passwords: Makes and checks password hashes.
         pager: Makes page tokens.
         settings: Attempts an hour, life of a token.
+        erasure_deadline: By when all stores must have forgotten a deleted user.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class UserService:
         passwords: Passwords,
         pager: Pager,
         settings: AuthSettings,
+        erasure_deadline: timedelta,
     ) -> None:
         self._database = database
         self._sessions = sessions
@@ -65,6 +69,7 @@ class UserService:
         self._passwords = passwords
         self._pager = pager
         self._settings = settings
+        self._erasure_deadline = erasure_deadline
 
     async def CreateUser(self, request: pb.CreateUserRequest, call: Mutation) -> pb.CreateUserResponse:
         """Makes a user, who without a password waits for a reset."""
@@ -163,6 +168,8 @@ class UserService:
         await users.forbid_reset(call.tx, row.id)
         await users.drop_memberships(call.tx, row.id)
         await feedback.erase_person_internal(call.tx, row.id)
+        await erasures.forget_person(call.tx, row.id, row.email)
+        await erase_job.request(call.tx, "user", row.id, self._erasure_deadline)
         await _record(call, "delete", row, stored)
         return pb.DeleteUserResponse(user=convert.user(stored), revoked_api_key_count=await _revoke_keys(call, row.id))
 

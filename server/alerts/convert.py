@@ -29,7 +29,7 @@ def alert(row: Alert) -> alert_pb2.Alert:
     return alert_pb2.Alert(
         alert_id=str(row.id),
         etag=etag(row.revision),
-        client_id=str(row.client_id),
+        client_id=_text(row.client_id),
         project_id=_text(row.project_id),
         campaign_id=_text(row.campaign_id),
         integration_id=_text(row.integration_id),

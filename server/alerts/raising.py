@@ -48,7 +48,7 @@ async def raise_alert(
 
 async def clear_alerts(
     tx: Transaction,
-    client_id: UUID,
+    client_id: UUID | None,
     kinds: Collection[AlertKind],
     *,
     cause: Cause,
@@ -60,7 +60,7 @@ async def clear_alerts(
 
     Args:
         tx: The transaction of what saw that.
-        client_id: The client.
+        client_id: The client; None for the service itself.
         kinds: Of which kinds.
         cause: What saw it.
         keep: Keys of conditions that are not over.

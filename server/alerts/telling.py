@@ -27,8 +27,9 @@ async def tell_of_alert(tx: Transaction, alert: Alert, *, reminder: bool) -> int
     Returns:
         How many are told.
     """
-    client = await emails.client_internal(tx, alert.client_id)
-    if client is None:
+    client = None if alert.client_id is None else await emails.client_internal(tx, alert.client_id)
+    if client is None or alert.client_id is None:
+        # About the service itself: administrators see it in their list, and operators in the metrics.
         return 0
     name, language = client
     project = "" if alert.project_id is None else await emails.project_name_internal(tx, alert.project_id)

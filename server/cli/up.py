@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from server.cli import runfile
 from server.cli.console import CommandFailed, log_to, out, run, say, step
+from server.cli.logfiles import keep_rotating
 from server.cli.runfile import DEFAULT_DATA_DIR, DataDir, RunFile
 from server.cli.serve import Host, Port
 from server.cli.worker import beside
@@ -120,8 +122,12 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
         try:
             metrics_url = f"http://127.0.0.1:{application.monitoring_port}/metrics"
             RunFile(os.getpid(), _target(settings, application), metrics_url, **vars(connections)).write(data_dir)
-            async with beside(settings):
-                yield engines, application
+            rotation = asyncio.create_task(keep_rotating(data_dir / "logs", settings.retention.log_days))
+            try:
+                async with beside(settings):
+                    yield engines, application
+            finally:
+                rotation.cancel()
         finally:
             runfile.remove(data_dir)
             await application.stop()

@@ -23,6 +23,8 @@ from server.pacing import check_job
 from server.pacing.check_job import CheckBudgets
 from server.reports import making as report_making
 from server.reports import report_job
+from server.retention import archive_job, erase_job
+from server.retention.archive_job import ArchivePartition
 from server.rpc import logs
 from server.search import embed_job, reconcile_job
 from server.search.embed_job import EmbedItems
@@ -51,6 +53,8 @@ HANDLERS: Mapping[str, Handler] = {
     statistics_job.TYPE: statistics_job.handle,
     embed_job.TYPE: embed_job.handle,
     reconcile_job.TYPE: reconcile_job.handle,
+    archive_job.TYPE: archive_job.handle,
+    erase_job.TYPE: erase_job.handle,
 }
 """What this code can do, by the type of job."""
 
@@ -90,6 +94,13 @@ SCHEDULES: Sequence[Schedule] = (
     ),
     Schedule(
         "ended_jobs", timedelta(hours=6), retention.TYPE, retention.QUEUE, ApplyRetention(table="jobs").model_dump()
+    ),
+    Schedule(
+        archive_job.KEY.removeprefix("schedule:"),
+        timedelta(hours=24),
+        archive_job.TYPE,
+        archive_job.QUEUE,
+        ArchivePartition().model_dump(mode="json"),
     ),
     Schedule("budgets", timedelta(hours=1), check_job.TYPE, check_job.QUEUE, CheckBudgets().model_dump(mode="json")),
     Schedule(

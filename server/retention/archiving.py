@@ -1,7 +1,7 @@
 """Months that leave their tables: archived, read back, and only then dropped.
 
-The manifest in PostgreSQL says how far a month is. Each step is done before it is noted, and may be done again, so a kill
-at any moment loses nothing and the next run goes on where this one was.
+The manifest in PostgreSQL says how far a month is. Each step is done before it is noted, and may be done again, so a
+kill at any moment loses nothing and the next run goes on where this one was.
 """
 
 import hashlib
@@ -67,6 +67,15 @@ class Archiver:
         self._settings = settings
         self._progress = progress
 
+    async def close(self, month: date) -> Partition:
+        """Has nothing more be taken for a month, unless that was done; returns how far it is."""
+        if isinstance(self._table, ArchivedTable):
+            # Before anything is read: what came later would be dropped unarchived.
+            end = end_of(month)
+            await metrics_state.raise_raw_floor(self._database, datetime(end.year, end.month, 1, tzinfo=UTC))
+        await archives.open_internal(self._database, self._table.name, month)
+        return await self._at(month)
+
     async def let_go(self, month: date) -> str:
         """Brings a month from wherever it is to being dropped.
 
@@ -77,7 +86,8 @@ class Archiver:
             JobPostponed: Rows may still be on their way into the month, or changed while it was archived.
             JobFailed: A file is not what was written.
         """
-        found = await self._closed(month)
+        found = await self.close(month)
+        self._check_settled(found)
         if found.state == "archiving":
             await self._archive(found)
             found = await self._at(month)
@@ -140,19 +150,11 @@ class Archiver:
         assert found is not None, "months never leave the manifest"
         return found
 
-    async def _closed(self, month: date) -> Partition:
-        """The month, in which no more rows are taken."""
-        if isinstance(self._table, ArchivedTable):
-            # Before anything is read: what came later would be dropped unarchived.
-            end = end_of(month)
-            await metrics_state.raise_raw_floor(self._database, datetime(end.year, end.month, 1, tzinfo=UTC))
-        await archives.open_internal(self._database, self._table.name, month)
-        found = await self._at(month)
+    def _check_settled(self, found: Partition) -> None:
         left = found.closed_at + self._settings.settle - datetime.now(UTC)
         if found.state == "archiving" and isinstance(self._table, ArchivedTable) and left > timedelta(0):
             # Each server learns of the floor within seconds, and what it had begun to store ends within a minute.
             raise JobPostponed(left, "events taken before the month was closed may still arrive")
-        return found
 
     async def _archive(self, found: Partition) -> None:
         present = await self._table.holdings(found.month)

@@ -22,7 +22,7 @@ from server.statistics.watermark import WatermarkReader
 from storage.clickhouse import event_types, metrics, precedence, series
 from storage.clickhouse.connect import ClickHouse, ClickHouseError
 from storage.clickhouse.metrics import Figures, Selection
-from storage.postgres import metrics_state, reach, rollups
+from storage.postgres import archives, metrics_state, reach, rollups
 from storage.postgres.database import Database
 from storage.postgres.reach import PlanPlace
 from storage.scope import Scope
@@ -125,7 +125,7 @@ class QueryRpcs:
         """About how many rows would be read; refuses the question if they are too many."""
         bounds, by_event_type = question.bounds, question.breakdown.by_event_type
         if by_event_type:
-            rules.check_raw_floor(question.request, bounds[0], await metrics_state.get_raw_floor(self._database))
+            rules.check_raw_floor(question.request, bounds[0], await archives.events_from(self._database))
             rows = await event_types.event_rows(
                 self._clickhouse, question.selection, bounds, question.breakdown.columns
             )

@@ -157,8 +157,9 @@ class ArchivedTable:
                 async for piece in pieces:
                     file.write(piece)
         with path.open("rb") as file:
-            if not _is_parquet(file):
-                raise error_in(path.read_bytes()[-_LONGEST_ERROR:])
+            tail = _tail(file)
+        if not tail.endswith(b"PAR1"):
+            raise error_in(tail)
 
     async def check(self, path: Path, check_id: UUID) -> Digest:
         """What a file holds, found by reading it back the way that a restoration does, into a table beside.
@@ -233,9 +234,8 @@ def _partition(month: date) -> int:
     return month.year * 100 + month.month
 
 
-def _is_parquet(file: BinaryIO) -> bool:
+def _tail(file: BinaryIO) -> bytes:
+    """The end of a file: of a whole one four letters, of a broken one the text of the error."""
     file.seek(0, 2)
-    if file.tell() < 12:
-        return False
-    file.seek(-4, 2)
-    return file.read() == b"PAR1"
+    file.seek(max(0, file.tell() - _LONGEST_ERROR))
+    return file.read()

@@ -8,6 +8,7 @@ from uuid import UUID
 from storage.clickhouse.connect import ClickHouse
 
 _TIMEOUT_SECONDS = 20.0
+_REWRITE_SECONDS = 600.0
 # The dimension last: as long as it is there, an erasure that was interrupted can be seen to be.
 _TABLES = (
     "campaign_events",
@@ -32,4 +33,23 @@ async def erase_client_internal(db: ClickHouse, client_id: UUID) -> None:
             # A table of events may take long to rewrite; only the dimension must be gone before the reload.
             settings={"lightweight_deletes_sync": 2 if table == "campaigns_dim" else 0},
             timeout=_TIMEOUT_SECONDS,
+        )
+
+
+async def left_internal(db: ClickHouse, client_id: UUID) -> int:
+    """How many rows of a client can still be read, in all tables."""
+    left = 0
+    for table in _TABLES:
+        [(count,)] = await db.fetch(
+            f"SELECT count() FROM {table} WHERE client_id = {{client_id:UUID}}", {"client_id": client_id}
+        )
+        left += count
+    return left
+
+
+async def rewrite_internal(db: ClickHouse) -> None:
+    """Has parts be written anew without the rows that were deleted, which until then are only hidden."""
+    for table in _TABLES:
+        await db.execute(
+            f"ALTER TABLE {table} APPLY DELETED MASK", settings={"mutations_sync": 2}, timeout=_REWRITE_SECONDS
         )

@@ -23,6 +23,8 @@ AlertKind = Literal[
     "integration_error",
     "rollup_drift",
     "job_failed",
+    "retention_overdue",
+    "erasure_overdue",
 ]
 Severity = Literal["info", "warning", "critical"]
 
@@ -39,7 +41,7 @@ class Alert:
     """
 
     id: UUID
-    client_id: UUID
+    client_id: UUID | None
     project_id: UUID | None
     campaign_id: UUID | None
     integration_id: UUID | None
@@ -69,7 +71,7 @@ class Sighting:
     """A condition that was seen.
 
     Attributes:
-        client_id: The client it concerns.
+        client_id: The client it concerns; None for the service itself, of which whoever reaches all clients is told.
         kind: What kind of condition.
         severity: How bad it is.
         dedupe_key: What makes two sightings the same: kind, thing, limit and period.
@@ -80,7 +82,7 @@ class Sighting:
         integration_id: The platform account it concerns.
     """
 
-    client_id: UUID
+    client_id: UUID | None
     kind: AlertKind
     severity: Severity
     dedupe_key: str
@@ -114,15 +116,18 @@ _FIELDS = (
 )  # fmt: skip
 _COLUMNS = ", ".join(f"a.{name}" for name in _FIELDS)
 _VISIBLE = visibility.project("a.project_id")
-_FROM = "FROM alerts a JOIN clients cl ON cl.id = a.client_id"
+_FROM = "FROM alerts a LEFT JOIN clients cl ON cl.id = a.client_id"
 
 # One alert that is not resolved, kept from changing until the transaction ends.
-_LIVE = f"SELECT {_COLUMNS} FROM alerts a WHERE client_id = $1 AND dedupe_key = $2 AND status <> 'resolved' FOR UPDATE"
+_LIVE = f"""
+SELECT {_COLUMNS} FROM alerts a
+WHERE client_id IS NOT DISTINCT FROM $1 AND dedupe_key = $2 AND status <> 'resolved' FOR UPDATE"""
 
 # Whether somebody resolved the same condition so short a time ago that it is not to be raised again.
 _SILENCED = """
 SELECT EXISTS (
-  SELECT FROM alerts WHERE client_id = $1 AND dedupe_key = $2 AND resolved_by_hand AND resolved_at > $3)"""
+  SELECT FROM alerts
+  WHERE client_id IS NOT DISTINCT FROM $1 AND dedupe_key = $2 AND resolved_by_hand AND resolved_at > $3)"""
 
 # Adds an alert, unless another process has just added the same.
 _ADD = f"""
@@ -143,8 +148,8 @@ WHERE id = $1 RETURNING {_COLUMNS}"""
 # Resolves alerts of a client of some kinds whose conditions are over.
 _CLEAR = f"""
 UPDATE alerts a SET status = 'resolved', resolved_at = GREATEST($5, first_seen_at)
-WHERE client_id = $1 AND kind = ANY ($2::text[]) AND status <> 'resolved' AND NOT dedupe_key = ANY ($3::text[])
-  AND ($4::text[] IS NULL OR dedupe_key = ANY ($4))
+WHERE client_id IS NOT DISTINCT FROM $1 AND kind = ANY ($2::text[]) AND status <> 'resolved'
+  AND NOT dedupe_key = ANY ($3::text[]) AND ($4::text[] IS NULL OR dedupe_key = ANY ($4))
 RETURNING {_COLUMNS}"""
 
 # One alert.
@@ -171,13 +176,15 @@ ORDER BY a.id DESC LIMIT $5"""
 _ACKNOWLEDGE = f"""
 UPDATE alerts a SET status = 'acknowledged', acknowledged_by = $5, acknowledged_at = now(),
   comment = CASE WHEN $6 = '' THEN a.comment ELSE $6 END
-FROM clients cl WHERE a.id = $4 AND cl.id = a.client_id AND {_VISIBLE} RETURNING {_COLUMNS}"""
+FROM alerts seen LEFT JOIN clients cl ON cl.id = seen.client_id
+WHERE a.id = $4 AND seen.id = a.id AND {_VISIBLE} RETURNING {_COLUMNS}"""
 
 # Notes that somebody says it is over.
 _RESOLVE = f"""
 UPDATE alerts a SET status = 'resolved', resolved_by = $5, resolved_at = GREATEST(now(), first_seen_at),
   resolved_by_hand = true, comment = CASE WHEN $6 = '' THEN a.comment ELSE $6 END
-FROM clients cl WHERE a.id = $4 AND cl.id = a.client_id AND {_VISIBLE} RETURNING {_COLUMNS}"""
+FROM alerts seen LEFT JOIN clients cl ON cl.id = seen.client_id
+WHERE a.id = $4 AND seen.id = a.id AND {_VISIBLE} RETURNING {_COLUMNS}"""
 
 _SEVERITIES = ("info", "warning", "critical")
 
@@ -222,7 +229,7 @@ async def _seen_again(tx: Transaction, found: Alert, seen: Sighting, at: datetim
 
 async def clear_internal(
     tx: Transaction,
-    client_id: UUID,
+    client_id: UUID | None,
     kinds: Collection[AlertKind],
     *,
     at: datetime,
@@ -233,7 +240,7 @@ async def clear_internal(
 
     Args:
         tx: The transaction.
-        client_id: The client.
+        client_id: The client; None for the service itself.
         kinds: Of which kinds.
         at: Since when.
         keep: Keys of conditions that are not over.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from storage.clickhouse.archived import PARQUET_ROWS, Digest
-from storage.postgres import visibility
-from storage.postgres.database import Database, Executor, Transaction, returned
+from storage.postgres import metrics_state, visibility
+from storage.postgres.database import Database, Executor, Row, Transaction, returned
 from storage.postgres.ids import new_id
 from storage.scope import Scope
 
@@ -83,8 +83,7 @@ FROM archive_partitions p LEFT JOIN archives a ON a.partition_id = p.id"""
 # One month.
 _GET = f"{_SUMS} WHERE p.table_name = $1 AND p.month = $2 GROUP BY p.id"
 
-# Months whose restored rows have stayed as long as they were to, and files that are kept no longer.
-_LEAVING = f"{_SUMS} WHERE p.table_name = $1 AND p.state = 'restored' AND p.kept_until < now() GROUP BY p.id"
+# Months whose files are kept no longer.
 _OUTDATED = f"{_SUMS} WHERE p.state = 'dropped' AND p.dropped_at < $1 GROUP BY p.id"
 
 # One page of the manifest, newest first.
@@ -105,9 +104,9 @@ UPDATE archive_partitions SET state = $3::text,
   kept_until = CASE WHEN $3::text IN ('restoring', 'restored') THEN COALESCE($4::timestamptz, kept_until) END
 WHERE id = $1 AND state = ANY ($2::text[])"""
 
-_FILES = """
-SELECT partition_id, client_id, object_key, row_count, digest, size_bytes, sha256, verified_at FROM archives
-WHERE partition_id = $1 ORDER BY client_id"""
+_FILE = "SELECT partition_id, client_id, object_key, row_count, digest, size_bytes, sha256, verified_at FROM archives"
+_FILES = f"{_FILE} WHERE partition_id = $1 ORDER BY client_id"
+_OF_CLIENT = f"{_FILE} WHERE client_id = $1 ORDER BY partition_id"
 
 # Notes a file that was read back; it may be another than was noted before.
 _NOTE = """
@@ -138,11 +137,6 @@ async def get(db: Executor, table: str, month: date) -> Partition | None:
     return None if row is None else Partition(*row)
 
 
-async def leaving_internal(db: Executor, table: str) -> list[Partition]:
-    """Restored months that are to leave again."""
-    return [Partition(*row) for row in await db.fetch(_LEAVING, table)]
-
-
 async def outdated_internal(db: Executor, before: datetime) -> list[Partition]:
     """Dropped months whose files are kept no longer."""
     return [Partition(*row) for row in await db.fetch(_OUTDATED, before)]
@@ -169,10 +163,12 @@ async def move_internal(
 
 async def files_internal(db: Executor, partition_id: UUID) -> list[Archive]:
     """The files of a month."""
-    return [
-        Archive(row[0], row[1], row[2], row[3], int(row[4]), row[5], row[6], row[7])
-        for row in await db.fetch(_FILES, partition_id)
-    ]
+    return [_file(row) for row in await db.fetch(_FILES, partition_id)]
+
+
+async def of_client_internal(db: Executor, client_id: UUID) -> list[Archive]:
+    """The files of a client."""
+    return [_file(row) for row in await db.fetch(_OF_CLIENT, client_id)]
 
 
 async def note_internal(
@@ -190,6 +186,15 @@ async def forget_internal(db: Executor, partition_id: UUID, client_ids: Collecti
 async def restored_months(db: Executor, table: str) -> set[date]:
     """Months that are wholly back."""
     return {row[0] for row in await db.fetch(_RESTORED, table)}
+
+
+async def events_from(db: Executor) -> datetime:
+    """From when on single events can be read: the raw floor, or the first of the restored months right below it."""
+    begin = await metrics_state.get_raw_floor(db)
+    restored = await restored_months(db, "campaign_events")
+    while (before := (begin - timedelta(days=1)).replace(day=1)).date() in restored:
+        begin = before
+    return begin
 
 
 async def held_internal(db: Executor, client_ids: Collection[UUID]) -> set[UUID]:
@@ -309,7 +314,9 @@ class ArchivedDays:
                 after = rows[-1][0]
                 columns = list(zip(*rows, strict=True))
                 columns[:2] = [tuple(str(each) for each in column) for column in columns[:2]]
-                file.write_table(pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], _SCHEMA))
+                file.write_table(
+                    pa.table([pa.array(c, t) for c, t in zip(columns, _SCHEMA.types, strict=True)], _SCHEMA)
+                )
 
     async def check(self, path: Path, check_id: UUID) -> Digest:
         """What a file holds, found by reading it back into a table that goes with the transaction."""
@@ -348,6 +355,10 @@ class ArchivedDays:
         await tx.execute(_SPENT, month, -1)
 
 
+def _file(row: Row) -> Archive:
+    return Archive(row[0], row[1], row[2], row[3], int(row[4]), row[5], row[6], row[7])
+
+
 async def _holdings(db: Executor, month: date, client_id: UUID | None) -> dict[UUID, Digest]:
     rows = await db.fetch(_HOLDINGS, month, client_id)
     return {row[0]: Digest(row[1], int(row[2])) for row in rows}
@@ -358,5 +369,3 @@ def _values(path: Path) -> Iterator[Sequence[Any]]:
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_STATEMENT_ROWS):
             yield [batch.column(name).to_pylist() for name in _COLUMNS]
-
-

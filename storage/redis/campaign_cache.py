@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 from storage.errors import StoreError
@@ -41,3 +42,20 @@ class CampaignListStore:
 
 def _key(project_id: UUID) -> str:
     return f"cache:campaigns:{project_id}"
+
+
+async def forget(dsn: str, project_ids: Collection[UUID]) -> None:
+    """Drops what is kept for projects.
+
+    Args:
+        dsn: The volatile Redis.
+        project_ids: The projects.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached.
+    """
+    redis = await MultiplexedRedis.open(dsn)
+    try:
+        await redis.execute_many([("DEL", _key(project_id)) for project_id in project_ids])
+    finally:
+        await redis.close()

@@ -199,3 +199,20 @@ class SessionStore:
 def _session_of(fields: Sequence[Any], life_milliseconds: int) -> Session:
     user_id, email, role, created_at = (value.decode() for value in fields)
     return Session(UUID(user_id), email, role, float(created_at), time.time() + life_milliseconds / 1000)
+
+
+async def forget(dsn: str, user_id: UUID) -> None:
+    """Ends every session of a user, for whoever has no store of sessions.
+
+    Args:
+        dsn: The durable Redis.
+        user_id: The user.
+
+    Raises:
+        StoreUnavailable: Redis cannot be reached.
+    """
+    redis = await MultiplexedRedis.open(dsn)
+    try:
+        await SessionStore(redis, timedelta(hours=1)).delete_all(user_id)
+    finally:
+        await redis.close()

@@ -566,6 +566,19 @@ CASES: Final[dict[str, Case]] = {
     "EmbeddingService/RunEmbedding": Case(lambda t: {}, OWN),
     "EmbeddingService/ReconcileEmbeddings": Case(lambda t: {"kind": "project"}, OWN),
     "EmbeddingService/ReembedKind": Case(lambda t: {"kind": "project"}, OWN),
+    # The archive is of the whole service, and so are erasures.
+    "RetentionService/GetRetentionStatus": Case(lambda t: {}, OWN),
+    "RetentionService/ListArchiveMonths": Case(lambda t: {}, OWN, pages=False),
+    "RetentionService/RunRetention": Case(lambda t: {}, OWN),
+    "RetentionService/RestoreArchiveMonth": Case(
+        lambda t: {"table": "ARCHIVE_TABLE_CAMPAIGN_EVENTS", "month": "2001-01"}, OWN
+    ),
+    "RetentionService/SetLegalHold": Case(lambda t: {"client_id": t.client_id, "reason": "x"}),
+    "RetentionService/LiftLegalHold": Case(_of_client),
+    "RetentionService/ListLegalHolds": Case(lambda t: {}, EMPTY, pages=False),
+    "ErasureService/EraseUserIds": Case(_of_client),
+    "ErasureService/GetErasure": Case(lambda t: {"erasure_id": str(uuid4())}, OWN),
+    "ErasureService/ListErasures": Case(lambda t: {}, OWN, pages=False),
     # Queues are of the whole service.
     "JobService/ListQueues": Case(lambda t: {}, OWN),
     "JobService/PauseQueue": Case(lambda t: {"name": "QUEUE_NAME_REPORTS", "reason": "x"}, OWN),

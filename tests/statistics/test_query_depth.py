@@ -161,6 +161,12 @@ async def test_kinds_of_events_below_the_raw_floor_are_refused(stores: Stores, r
             await rpcs.ask(request, call())
         assert [(each.field, each.reason) for each in caught.value.violations] == [("dates", "BEFORE_RAW_FLOOR")]
         assert "2025-11-02T00:00:00Z" in caught.value.message
+    # Unless the month below was brought back, as a whole.
+    await stores.database.execute(
+        """INSERT INTO archive_partitions (id, table_name, month, state, kept_until)
+           VALUES (gen_random_uuid(), 'campaign_events', '2025-11-01', 'restored', now() + interval '1 day')"""
+    )
+    await rpcs.ask(asked("2025-11-01", "2025-11-03", DAY, pb.DIMENSION_EVENT_TYPE), call())
     # Figures by anything else stay.
     await rpcs.ask(asked("2025-11-01", "2025-11-03", DAY, pb.DIMENSION_CAMPAIGN), call())
 

@@ -39,12 +39,14 @@ async def fill(stores: Stores, campaign: Campaign, rows: int, month: date = MONT
     """Events of all kinds over a month, some without a user, some with attributes, some of them twice."""
     for part in (rows, rows // 10):
         await stores.clickhouse.execute(
-            f"""INSERT INTO campaign_events (client_id, campaign_id, event_time, event_id, project_id, platform, event_type,
-              user_id, cost, revenue, conversions, currency, attributes, ingest_time)
+            f"""INSERT INTO campaign_events (client_id, campaign_id, event_time, event_id, project_id, platform,
+              event_type, user_id, cost, revenue, conversions, currency, attributes, ingest_time)
             SELECT '{campaign.client_id}', '{campaign.id}',
-              toDateTime64('{month:%Y-%m-%d} 00:00:00', 6, 'UTC') + toIntervalMicrosecond(number * 2600000000 % 2591999000000),
+              toDateTime64('{month:%Y-%m-%d} 00:00:00', 6, 'UTC')
+                + toIntervalMicrosecond(number * 2600000000 % 2591999000000),
               reinterpretAsUUID(sipHash128('{campaign.id}', number)), '{campaign.project_id}', 'other', 1 + number % 3,
-              if(number % 5 = 0, NULL, if(number % 5 = 1, '', toString(number % 977))), number % 1000 / 7, number % 77 / 3,
+              if(number % 5 = 0, NULL, if(number % 5 = 1, '', toString(number % 977))),
+              number % 1000 / 7, number % 77 / 3,
               if(number % 3 = 2, 1.5, 0), 'RUB', if(number % 4 = 0, map('a', 'ü', 'b', toString(number)), map()),
               toDateTime64('{month:%Y-%m-%d} 00:00:00', 3, 'UTC')
             FROM numbers({part})""",
@@ -55,8 +57,8 @@ async def fill(stores: Stores, campaign: Campaign, rows: int, month: date = MONT
 async def fill_days(stores: Stores, campaign: Campaign, month: date = MONTH, cost: str = "12.345678") -> None:
     """Daily figures of a month."""
     await stores.database.execute(
-        """INSERT INTO campaign_statistics (id, campaign_id, date, impressions, clicks, conversions, cost, revenue, currency,
-             time_zone, source_version, is_final)
+        """INSERT INTO campaign_statistics (id, campaign_id, date, impressions, clicks, conversions, cost, revenue,
+             currency, time_zone, source_version, is_final)
            SELECT gen_random_uuid(), $1, day::date, 100, 7, 1.5, $3::numeric, 0.000001, 'RUB', 'Europe/Moscow', 5, true
            FROM generate_series($2::date, $2::date + 27, interval '1 day') AS day""",
         campaign.id, month, Decimal(cost),

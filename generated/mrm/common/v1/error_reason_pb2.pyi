@@ -120,6 +120,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_FEEDBACK_KEY_REUSED: _ErrorReason.ValueType  # 105
     """INVALID_ARGUMENT. The client has other feedback under this key: it is not a repeat, so it needs a key of its own."""
+    ERROR_REASON_LEGAL_HOLD: _ErrorReason.ValueType  # 116
+    """FAILED_PRECONDITION. The client is under a legal hold: nothing of it may be erased until the hold is lifted."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the catalogue of machine-readable error causes. Every error status carries a google.rpc.ErrorInfo whose
@@ -224,4 +226,6 @@ ERROR_REASON_PROMPT_GATE: ErrorReason.ValueType  # 101
 """
 ERROR_REASON_FEEDBACK_KEY_REUSED: ErrorReason.ValueType  # 105
 """INVALID_ARGUMENT. The client has other feedback under this key: it is not a repeat, so it needs a key of its own."""
+ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 116
+"""FAILED_PRECONDITION. The client is under a legal hold: nothing of it may be erased until the hold is lifted."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

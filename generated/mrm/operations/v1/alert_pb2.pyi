@@ -43,6 +43,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Two stores give different figures of one day."""
     ALERT_KIND_JOB_FAILED: _AlertKind.ValueType  # 8
     """A job was given up."""
+    ALERT_KIND_RETENTION_OVERDUE: _AlertKind.ValueType  # 9
+    """A month that is older than its table keeps has not left it. About the service itself."""
+    ALERT_KIND_ERASURE_OVERDUE: _AlertKind.ValueType  # 10
+    """A store has not given the receipt of an erasure in time. About the service itself."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """AlertKind is what kind of condition an alert is."""
@@ -65,6 +69,10 @@ ALERT_KIND_ROLLUP_DRIFT: AlertKind.ValueType  # 7
 """Two stores give different figures of one day."""
 ALERT_KIND_JOB_FAILED: AlertKind.ValueType  # 8
 """A job was given up."""
+ALERT_KIND_RETENTION_OVERDUE: AlertKind.ValueType  # 9
+"""A month that is older than its table keeps has not left it. About the service itself."""
+ALERT_KIND_ERASURE_OVERDUE: AlertKind.ValueType  # 10
+"""A store has not given the receipt of an erasure in time. About the service itself."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _AlertSeverity:
@@ -156,7 +164,7 @@ class Alert(_message.Message):
     etag: _builtins.str
     """Version of this state. Being seen again does not change it."""
     client_id: _builtins.str
-    """UUID of the client it concerns."""
+    """UUID of the client it concerns; empty if it is about the service itself, which only whoever sees all clients is shown."""
     project_id: _builtins.str
     """UUID of the project it concerns; empty if it concerns the client as a whole."""
     campaign_id: _builtins.str
