@@ -181,7 +181,7 @@ WHERE a.id = $4 AND seen.id = a.id AND {_VISIBLE} RETURNING {_COLUMNS}"""
 
 # Notes that somebody says it is over.
 _RESOLVE = f"""
-UPDATE alerts a SET status = 'resolved', resolved_by = $5, resolved_at = GREATEST(now(), first_seen_at),
+UPDATE alerts a SET status = 'resolved', resolved_by = $5, resolved_at = GREATEST(now(), a.first_seen_at),
   resolved_by_hand = true, comment = CASE WHEN $6 = '' THEN a.comment ELSE $6 END
 FROM alerts seen LEFT JOIN clients cl ON cl.id = seen.client_id
 WHERE a.id = $4 AND seen.id = a.id AND {_VISIBLE} RETURNING {_COLUMNS}"""
