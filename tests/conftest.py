@@ -54,9 +54,9 @@ from mrm.operations.v1 import (
     email_service_pb2_grpc,
     erasure_service_pb2_grpc,
     job_service_pb2_grpc,
+    retention_service_pb2_grpc,
     system_service_pb2_grpc,
     usage_service_pb2_grpc,
-    retention_service_pb2_grpc,
 )
 from mrm.planning.v1 import (
     benchmark_service_pb2_grpc,

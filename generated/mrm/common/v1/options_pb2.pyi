@@ -117,6 +117,10 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     """See how far the vectors of search are, and have them made, compared or made anew."""
     PERMISSION_OPERATIONS_READ: _Permission.ValueType  # 46
     """See what clients use of the service; whoever has it everywhere also sees how the service itself stands."""
+    PERMISSION_RETENTION_OPERATE: _Permission.ValueType  # 47
+    """See what is archived and held, have months archived, dropped and restored, and hold clients."""
+    PERMISSION_ERASURE_OPERATE: _Permission.ValueType  # 48
+    """Have pseudonyms made unlinkable, and see what was erased where. Held by people only."""
 
 class Permission(_Permission, metaclass=_PermissionEnumTypeWrapper):
     """Permission is a right that a role or an API key carries."""
@@ -213,6 +217,10 @@ PERMISSION_EMBEDDINGS_OPERATE: Permission.ValueType  # 45
 """See how far the vectors of search are, and have them made, compared or made anew."""
 PERMISSION_OPERATIONS_READ: Permission.ValueType  # 46
 """See what clients use of the service; whoever has it everywhere also sees how the service itself stands."""
+PERMISSION_RETENTION_OPERATE: Permission.ValueType  # 47
+"""See what is archived and held, have months archived, dropped and restored, and hold clients."""
+PERMISSION_ERASURE_OPERATE: Permission.ValueType  # 48
+"""Have pseudonyms made unlinkable, and see what was erased where. Held by people only."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
 
 class _Scope:
