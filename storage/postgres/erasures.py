@@ -99,6 +99,7 @@ GOES: Final[Mapping[str, str]] = {
     "client_integrations": _OF_CLIENT,
     "client_memberships": _OF_CLIENT,
     "event_streams": _OF_CLIENT,
+    "client_usage": _OF_CLIENT,
     "templates": _OF_CLIENT,
     "embedding_vectors": _OF_CLIENT,
     "user_id_salts": _OF_CLIENT,
