@@ -27,7 +27,7 @@ from tests.conftest import PASSWORD, World
 from .conftest import Mrm
 
 # Jobs of the running server write these, or are told by them what to look at; everything else is data.
-_OF_JOBS = ("leases", "outbox", "metric_settings", "metric_cursors", "rollup_marks")
+_OF_JOBS = ("leases", "outbox", "metric_settings", "metric_cursors", "rollup_marks", "client_usage")
 
 
 @dataclass(frozen=True)
