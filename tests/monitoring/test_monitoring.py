@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -17,6 +17,7 @@ import httpx2
 import pytest
 import structlog
 from aiohttp import web
+from google.protobuf.message_factory import GetMessageClass
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,11 +33,15 @@ from server.errors import StartError
 from server.jobs import retention
 from server.jobs.handling import JobContext, Stores
 from server.rpc import logs
+from server.rpc.call import ANONYMOUS
 from server.rpc.tracing import trace_id_of
+from server.rpc.usage import Attribution
 from storage.migrations import load
 from storage.postgres import jobs
 from storage.postgres.migrating import DIRECTORY
+from storage.scope import Scope
 from tests.conftest import Caller, Failing, World, impression
+from tests.every_rpc.cases import METHODS
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 pytestmark = pytest.mark.bar_h
@@ -330,6 +335,21 @@ async def test_usage_is_counted_by_client_and_day(world: World, observed: Observ
     assert day.figure_row_count >= 1
     assert [each.call_count for each in await _usage(world, client)][:-1] == [0, 0]
     assert (await _usage(world, other))[-1].event_count == 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_calls_of_every_rpc_can_be_counted(name: str) -> None:
+    """A reply that names nobody is of nobody, or of the client that the key is for."""
+    method, client = METHODS[name], uuid4()
+    attribution = Attribution.of(method)
+    request, reply = (GetMessageClass(each)() for each in (method.input_type, method.output_type))
+    assert attribution.clients(request, reply, ANONYMOUS) == ()
+    key = replace(ANONYMOUS, scope=Scope(client_ids=(client,)))
+    assert attribution.clients(request, reply, key) == (str(client),)
+    page = next((field for field in method.output_type.fields if field.is_repeated), None)
+    if page is not None and page.message_type is not None and not page.message_type.GetOptions().map_entry:
+        getattr(reply, page.name).add()
+        assert attribution.clients(request, reply, ANONYMOUS) == ()
 
 
 async def test_managers_of_a_client_see_its_usage_and_others_do_not(world: World, failing: Failing) -> None:
