@@ -348,8 +348,8 @@ async def uses_accounts_outside(db: Executor, scope: Scope, client_id: UUID, abo
 async def purge(tx: Transaction, scope: Scope, client: Client) -> Client | None:
     """Erases what PostgreSQL holds of a client that was read for update: names, credentials, members, teams.
 
-    Names, credentials and texts that may change are gone with this transaction. The rows themselves, frozen ones too, and
-    what other stores hold go with the job of the erasure (`storage.postgres.erasures`).
+    Names, credentials and texts that may change are gone with this transaction. The rows themselves, frozen ones too,
+    and what other stores hold go with the job of the erasure (`storage.postgres.erasures`).
 
     Returns:
         What is left, or None when it is not in scope or was changed since.
