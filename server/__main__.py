@@ -26,6 +26,7 @@ _COMMANDS = {
     "jobs": "jobs:commands",
     "embed": "embed:commands",
     "retention": "retention:commands",
+    "backup": "backup:commands",
     "budget": "budget:commands",
     "feedback": "feedback:commands",
     "search": "search:commands",

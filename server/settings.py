@@ -86,6 +86,27 @@ class ObjectsSettings(BaseModel):
     )
 
 
+class BackupSettings(BaseModel):
+    """Backups: an object storage of their own, away from what it keeps."""
+
+    url: str | None = Field(None, description="s3://bucket/prefix or file:///directory to keep backups in")
+    endpoint: str = Field("", description="URL of the S3 server; Amazon's own if empty")
+    region: str = Field("us-east-1", description="Region of the S3 server")
+    access_key_id: str = Field("", description="Public half of the credentials; the instance's own role if empty")
+    secret_access_key: SecretStr = Field(SecretStr(""), description="Secret half of the credentials")
+    keyring: SecretStr | None = Field(
+        None, description="Keys that encrypt backups, as `mrm keys new` makes them; keep them away from the backups"
+    )
+    keyring_file: Path | None = Field(None, description="File with these keys; used if they are unset")
+    spool: Path = Field(Path(".mrm/spool"), description="Directory for files on their way; takes a whole backup")
+    postgres_programs: Path | None = Field(
+        None, description="Directory of pg_basebackup and pg_receivewal of the server's version; the embedded engine's"
+    )
+    clickhouse_directory: Path | None = Field(
+        None, description="Directory in ClickHouse's `backups.allowed_path` that this process can read too"
+    )
+
+
 def _milvus_dsn(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(
         r"https?://(?:[^@/\s]+@)?[^@/\s:]+(?::\d+)?(?:/\w*)?", value.get_secret_value()
@@ -509,6 +530,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     redis: RedisSettings = RedisSettings()
     objects: ObjectsSettings = ObjectsSettings()
+    backup: BackupSettings = BackupSettings()
     milvus: MilvusSettings = MilvusSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     auth: AuthSettings = AuthSettings()

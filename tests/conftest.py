@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -243,6 +244,7 @@ class World:
     database: Database
     platforms: Sandbox
     admin: Caller
+    clickhouse_backups: Path
     _names: itertools.count[int] = field(default_factory=itertools.count)
 
     @property
@@ -331,7 +333,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     logs.configure("ERROR")
     async with AsyncExitStack() as stack:
         # Milvus takes longer to start than all others, and few tests need it: these begin it themselves.
-        engines = EmbeddedEngines(tmp_path_factory.mktemp("world") / "data", behind=False)
+        folder = tmp_path_factory.mktemp("world") / "data"
+        engines = EmbeddedEngines(folder, behind=False)
         stack.push_async_callback(engines.stop)
         connections = await engines.start()
         await unsynced(connections)
@@ -347,7 +350,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         stack.push_async_callback(database.close)
         await users.create(database, email="admin@example.com", password_hash=PASSWORD_HASH, role="admin")
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{application.port}"))
-        world = World(engines, connections, settings, application, channel, database, platforms, Caller(channel))
+        admin, backups = Caller(channel), folder / "clickhouse" / "backups"
+        world = World(engines, connections, settings, application, channel, database, platforms, admin, backups)
         world.admin = await world.sign_in("admin@example.com")
         yield world
 

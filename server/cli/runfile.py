@@ -83,13 +83,21 @@ def load_settings(data_dir: Path) -> Settings:
 
 
 def point_at(settings: Settings, data_dir: Path, engines: Connections | RunFile) -> None:
-    """Makes the settings name these engines, and beside their data the object storage and key ring, if none is set."""
+    """Makes the settings name these engines, and beside their data objects, key rings and backups, if none are set."""
     from pydantic import SecretStr
 
     if settings.objects.url is None:
         settings.objects.url = (data_dir / "objects").resolve().as_uri()
     if settings.secrets.keyring is None and settings.secrets.keyring_file is None:
         settings.secrets.keyring_file = data_dir / "keyring"
+    if settings.backup.url is None:
+        settings.backup.url = (data_dir / "backups").resolve().as_uri()
+    if settings.backup.keyring is None and settings.backup.keyring_file is None:
+        settings.backup.keyring_file = data_dir / "backup-keyring"
+    if settings.backup.clickhouse_directory is None:
+        settings.backup.clickhouse_directory = (data_dir / "clickhouse" / "backups").resolve()
+    if "spool" not in settings.backup.model_fields_set:
+        settings.backup.spool = data_dir / "spool"
     settings.postgres.dsn = SecretStr(engines.postgres_dsn)
     settings.redis.durable_dsn = SecretStr(engines.redis_dsn)
     settings.clickhouse.dsn = SecretStr(engines.clickhouse_dsn)

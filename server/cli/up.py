@@ -111,6 +111,8 @@ async def everything(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[
         runfile.point_at(settings, data_dir, connections)
         if settings.secrets.keyring_file == data_dir / "keyring" and not settings.secrets.keyring_file.exists():
             prepend(settings.secrets.keyring_file, new_entry("first"))
+        if settings.backup.keyring_file == data_dir / "backup-keyring" and not settings.backup.keyring_file.exists():
+            prepend(settings.backup.keyring_file, new_entry("first"))
         async with step("schemas up to date"):
             await migrate(settings)
         if settings.monitoring.port is None:

@@ -29,6 +29,12 @@ class ClickHouseEngine(Engine):
         for package in ("chdb", "aiohttp", "lz4", "backports.zstd"):
             package_directory(package)
         make_private(self.path)
+        make_private(self.backups)
+
+    @property
+    def backups(self) -> Path:
+        """Where the engine may write backups of itself, and read them."""
+        return self.path / "backups"
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -46,6 +52,7 @@ class ClickHouseEngine(Engine):
         command += ["--path", str(self.path / "data"), "--port", str(self.port)]
         command += ["--user", _USER, "--database", _DATABASE, "--connections", str(_CONNECTIONS)]
         command += ["--option", f"max_server_memory_usage={_memory_limit()}"]
+        command += ["--option", f"backups.allowed_path={self.backups}"]
         return command
 
     async def ready(self) -> bool:

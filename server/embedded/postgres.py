@@ -28,6 +28,8 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_permissions": "0700",
     "summarize_wal": "on",
+    # A slot that nobody reads from any more must not fill the disk with the log that it keeps.
+    "max_slot_wal_keep_size": "8GB",
     "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -59,6 +61,11 @@ class PostgresEngine(Engine):
     def identity(self) -> str:
         """Chosen by `prepare`."""
         return self._identity
+
+    @property
+    def socket_directory(self) -> Path:
+        """Where its unix socket is, once `prepare` has chosen."""
+        return self._socket_directory
 
     def prepare(self) -> None:
         """Chooses who runs the server and creates the cluster on first use."""

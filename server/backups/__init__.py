@@ -1,0 +1,1 @@
+"""Backups of all stores: taken, listed, verified, restored, and rehearsed."""
