@@ -146,6 +146,9 @@ _RETIRED = f"""
 SELECT {_COLUMNS} FROM embedding_collections c
 WHERE state = 'retired' AND retired_at < clock_timestamp() - $1::interval"""  # noqa: S608
 
+_EMPTY = """
+DELETE FROM embedding_vectors v USING embedding_collections c
+WHERE v.collection = $1 AND c.name = v.collection AND c.state = 'retired'"""
 _REMOVE = "DELETE FROM embedding_collections WHERE name = $1 AND state = 'retired'"
 
 _CHECKED = "UPDATE embedding_collections SET checked_at = clock_timestamp() WHERE name = $1"
@@ -261,6 +264,7 @@ async def retired_internal(db: Executor, longer_than: timedelta) -> list[Collect
 
 async def remove_internal(db: Executor, name: str) -> None:
     """Forgets a retired collection, which is gone from Milvus."""
+    await db.execute(_EMPTY, name)
     await db.execute(_REMOVE, name)
 
 

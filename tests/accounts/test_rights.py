@@ -305,7 +305,7 @@ async def test_a_caller_learns_its_rights_and_what_they_rest_on(world: World, pe
     assert await listed(analyst, target.project_id) == {
         "PROJECTS_READ", "MEDIA_PLANS_READ", "CAMPAIGNS_READ", "STATISTICS_READ", "CHANGES_READ",
         "CAMPAIGNS_WRITE", "CAMPAIGNS_IMPORT", "MEDIA_PLANS_APPROVE", "MEDIA_PLANS_COMMENT", "PROJECTS_TRANSFER",
-        "ALERTS_READ", "ALERTS_WRITE", "REPORTS_READ", "REPORTS_WRITE",
+        "ALERTS_READ", "ALERTS_WRITE", "REPORTS_READ", "REPORTS_WRITE", "FEEDBACK_READ", "FEEDBACK_WRITE", "SEARCH",
     }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ CREATE UNIQUE INDEX embedding_collections_one_serving ON embedding_collections (
 CREATE UNIQUE INDEX embedding_collections_one_filling ON embedding_collections (kind) WHERE state = 'filling';
 
 CREATE TABLE embedding_vectors (
-  collection VARCHAR(150) NOT NULL REFERENCES embedding_collections (name) ON DELETE CASCADE,
+  collection VARCHAR(150) NOT NULL REFERENCES embedding_collections (name) ON DELETE RESTRICT,
   item_id UUID NOT NULL,
   client_id UUID NOT NULL,
   content_hash VARCHAR(64) NOT NULL,
