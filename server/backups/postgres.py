@@ -133,14 +133,30 @@ async def check_log(vault: Vault, part: Part) -> int:
     """
     names = await _log_since(vault, part)
     numbers = sorted({_number(name) for name in names if not name.endswith(".history")})
-    if numbers and (gap := next((a for a, b in pairwise(numbers) if b != a + 1), None)):
+    if not numbers:
+        raise BackupFailed("no log is stored behind the backup: only the backup itself can be restored")
+    if (gap := next((a for a, b in pairwise(numbers) if b != a + 1), None)) is not None:
         raise BackupFailed(f"the stored log has a gap after its file {gap:X}: take a full backup now")
-    if numbers and numbers[0] > _number(part.details["segment"]):
+    if numbers[0] > _number(part.details["segment"]):
         raise BackupFailed("the stored log begins after the backup: only the backup itself can be restored")
     with tempfile.NamedTemporaryFile(dir=vault.spool) as file:
         for name in names:
             await vault.fetch(_log(part) + name, Path(file.name))
     return len(numbers)
+
+
+async def prune_log(vault: Vault, parts: Sequence[Part]) -> int:
+    """Deletes a server's log from before the oldest of its backups that are left; returns how many files."""
+    first = min(_number(part.details["segment"]) for part in parts)
+    prefix = _log(parts[0])
+    dead = [
+        key
+        for key in await vault.keys(prefix)
+        if not key.endswith(".history") and _number(key.removeprefix(prefix)) < first
+    ]
+    for key in dead:
+        await vault.objects.delete(key)
+    return len(dead)
 
 
 async def restore(vault: Vault, part: Part, base: Part | None, engine: PostgresEngine, until: datetime | None) -> None:

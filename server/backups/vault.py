@@ -169,6 +169,10 @@ class Vault:
         """Makes a backup whole."""
         await self.objects.put(f"backups/{manifest.id}/{_MANIFEST}", manifest.model_dump_json(indent=1).encode())
 
+    async def forget_manifest(self, backup_id: str) -> None:
+        """Makes a backup one that never was."""
+        await self.objects.delete(f"backups/{backup_id}/{_MANIFEST}")
+
     async def read(self, key: str) -> bytes:
         """A small object as it is stored."""
         return b"".join([piece async for piece in self.objects.get(key)])

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +56,15 @@ def list_backups(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def verify(backup_id: BackupId = "", data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Read a backup from its first byte to its last, with all it stands on, and compare checksums."""
     run(_verify(data_dir, backup_id))
+
+
+@commands.command()
+def prune(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    keep_days: Annotated[int, typer.Option(min=1, help="Days to keep a backup.")] = 30,
+) -> None:
+    """Delete backups older than this, and nothing that a younger one needs. The newest always stays."""
+    run(_prune(data_dir, keep_days))
 
 
 @commands.command()
@@ -163,6 +172,16 @@ async def _verify(data_dir: Path, backup_id: str) -> None:
         for store, found in (await running.verify(vault, manifest)).items():
             say(f"{store}: {found}", markup=False)
         say(f"backup {manifest.id} is good")
+
+
+async def _prune(data_dir: Path, keep_days: int) -> None:
+    from server.backups.pruning import prune as delete_old
+
+    async with _vault(data_dir) as (vault, _):
+        gone = await delete_old(vault, timedelta(days=keep_days))
+    for backup_id in gone.backups:
+        say(f"deleted backup {backup_id}")
+    say(f"{len(gone.backups)} backups, {gone.contents} contents, {gone.log} files of the log are gone")
 
 
 async def _restore(data_dir: Path, into: Path, backup_id: str, until: str) -> None:
