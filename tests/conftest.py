@@ -103,6 +103,7 @@ LONG_FILES = (
     "tests/cli/test_workers.py",
     "tests/cli/test_jobs.py",
     "tests/cli/test_imports.py",
+    "tests/backups/test_drill.py",
 )
 
 

@@ -65,8 +65,9 @@ class Report:
 async def drill(vault: Vault, settings: Settings, folder: Path, *, full: bool = False) -> Report:
     """Takes a backup, restores it into a fresh directory and compares, while others go on writing.
 
-    PostgreSQL is compared exactly: writers wait some milliseconds while one moment is marked, and the copy is recovered
-    to that moment. The other stores are compared where nothing was written between the start and end of their backup.
+    PostgreSQL is compared exactly: writers wait some milliseconds while one moment is marked (behind a transaction that
+    lasts long up to five seconds, five times), and the copy is recovered to that moment. The other stores are compared
+    where nothing was written between the start and end of their backup.
 
     Args:
         vault: Where to and from.
