@@ -76,7 +76,7 @@ def test_a_base_install_wants_grpc_and_protobuf_only(wheel: Path) -> None:
     base = {requirement.name for requirement in wanted if requirement.marker is None}
     assert base == {"googleapis-common-protos", "grpcio", "grpcio-status", "protobuf"}
     assert all("extra ==" in str(requirement.marker) for requirement in wanted if requirement.marker is not None)
-    assert set(description.get_all("Provides-Extra", [])) == {"server", "embedded", "dev"}
+    assert set(description.get_all("Provides-Extra", [])) == {"server", "embedded", "tracing", "dev"}
     assert base_distributions() == {*base, "typing-extensions"}
 
 

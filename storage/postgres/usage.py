@@ -37,12 +37,13 @@ class DayUsage:
     reports: int
 
 
-# Adds to today. Clients that do not exist are left out: whose call it was may be what a caller claimed.
+# Adds to today. Clients that do not exist are left out, since whose call it was may be what a caller claimed, and so are
+# purged ones, of which the calls before the purge would leave a trace after it.
 _ADD = """
 INSERT INTO client_usage AS u (client_id, day, calls, exports)
 SELECT c.id, (clock_timestamp() AT TIME ZONE 'UTC')::date, sum(n.calls), sum(n.exports)
 FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS n (client_id, calls, exports)
-JOIN clients c ON c.id = n.client_id GROUP BY c.id ORDER BY c.id
+JOIN clients c ON c.id = n.client_id AND c.purged_at IS NULL GROUP BY c.id ORDER BY c.id
 ON CONFLICT (client_id, day) DO UPDATE SET calls = u.calls + excluded.calls, exports = u.exports + excluded.exports"""
 
 # The days of a client, also those without anything.

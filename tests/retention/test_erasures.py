@@ -53,7 +53,7 @@ async def work_on(world: World, stores: Stores, erasure: retention_pb2.Erasure) 
     """Does the erasure's job until it is done or only waits for what only others can do; what it waits for."""
     job = await claimed(world, "erase_subject", erasure_id=erasure.erasure_id)
     context = JobContext(stores, job, LEASE)
-    for _ in range(100):
+    for _ in range(300):
         try:
             result = await erase_job.handle(job, context)
         except JobPostponed as wait:
@@ -154,6 +154,10 @@ async def test_nothing_in_any_store_is_left_of_a_purged_client(world: World, sto
     assert erasure.HasField("complete_time")
     assert erasure.missing_stores == []
 
+    # Calls of before are counted a while later.
+    usage = world.application._pipeline._usage
+    assert usage is not None
+    await usage.flush()
     left = set()
     for name, column in await world.database.fetch(
         """SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid

@@ -94,7 +94,13 @@ def test_whoever_reads_measurements_is_told_whose() -> None:
             "look", "marked_slices", "now_millis", "rebuild", "stale_slices", "stored_rows", "unmarked_slices",
         )
     }  # fmt: skip
-    own |= {"campaigns_dim.outdated", "campaigns_dim.reload", "campaigns_dim.write", "target.set_durability"}
+    own |= {
+        "archived.events",
+        "campaigns_dim.outdated",
+        "campaigns_dim.reload",
+        "campaigns_dim.write",
+        "target.set_durability",
+    }
     told = "Selection|Extract|Watched|Group|UUID"
     assert unscoped(storage.clickhouse, told, lambda function: "ClickHouse" in parameters(function)) == own
 
