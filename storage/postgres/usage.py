@@ -37,8 +37,8 @@ class DayUsage:
     reports: int
 
 
-# Adds to today. Clients that do not exist are left out, since whose call it was may be what a caller claimed, and so are
-# purged ones, of which the calls before the purge would leave a trace after it.
+# Adds to today. Clients that do not exist are left out, since whose call it was may be what a caller claimed, and so
+# are purged ones, of which the calls before the purge would leave a trace after it.
 _ADD = """
 INSERT INTO client_usage AS u (client_id, day, calls, exports)
 SELECT c.id, (clock_timestamp() AT TIME ZONE 'UTC')::date, sum(n.calls), sum(n.exports)
