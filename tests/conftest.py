@@ -17,6 +17,8 @@ from argon2 import PasswordHasher
 from argon2.profiles import CHEAPEST
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pydantic import SecretStr
 
 from mrm.accounts.v1 import (
@@ -112,6 +114,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
+
+# One stall of a busy machine is enough for Hypothesis to call an input slow to make; no test here is about time.
+hypothesis_settings.register_profile("mrm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("mrm")
 
 PASSWORD = "correct horse battery staple"
 KEYRING = new_entry("of-tests")
