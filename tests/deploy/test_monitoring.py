@@ -169,7 +169,8 @@ async def told(world: World) -> dict[str, set[str]]:
             await Caller(channel).sessions.GetCurrentSession(request, metadata=world.admin.auth)
         text = ""
         async with httpx2.AsyncClient(trust_env=False) as http, asyncio.timeout(20):
-            while "mrm_queue_jobs" not in text:
+            # Queues are read from the stores, and figures are behind only once some have been made.
+            while not all(name in text for name in ("mrm_queue_jobs", "mrm_rebuild_lag_seconds")):
                 text = (await http.get(f"http://127.0.0.1:{application.monitoring_port}/metrics")).text
     finally:
         await application.stop()
